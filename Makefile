@@ -1,0 +1,36 @@
+# Two commands do everything: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: two processes on two cores beat four threads fighting for them.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test test-thorough lint format clean
+
+$(VENV)/demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e '.[plot,data]'
+	touch $@
+
+$(VENV)/test: $(VENV)/demo
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: $(VENV)/demo  ## train, compress and save a real network, with a table and a picture
+	$(BIN)/summands demo -o demo
+
+test: $(VENV)/test  ## every test, on two processes
+	$(BIN)/pytest -n 2
+
+test-thorough: $(VENV)/test  ## the same with 1,000 cases a property and the slow tests
+	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 --thorough
+
+lint: $(VENV)/test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,28 @@
+"""The dtypes in which continuous values may be stored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, must
+
+STORED = ("float32", "float16", "bfloat16")
+
+
+def check_stored(owner: str, dtype: str | None) -> None:
+    """ArgumentError unless `dtype` is None (the weight's own) or one of STORED."""
+    if dtype is not None and dtype not in STORED:
+        raise ArgumentError(must(f"{owner}(dtype=...)", f"None or one of {', '.join(map(repr, STORED))}", dtype))
+
+
+def stored_dtype(dtype: str | None, own: torch.dtype) -> torch.dtype:
+    """The torch dtype of a checked name; `own` for None."""
+    return own if dtype is None else getattr(torch, dtype)
+
+
+def rounded(values: Tensor, dtype: str | None, own: torch.dtype | None = None) -> Tensor:
+    """The nearest finite values in the stored dtype (`own`, by default that of `values`, for None)."""
+    target = stored_dtype(dtype, own or values.dtype)
+    limit = torch.finfo(target)
+    return values.clamp(limit.min, limit.max).to(target)

@@ -1,0 +1,11 @@
+"""What a weight becomes: frozen values, each with `dense()`."""
+
+from .codebook import Codebook
+from .dense import Dense
+from .form import ElementwiseForm, Form, paper_bits
+from .grid import Grid
+from .low_rank import LowRank
+from .sparse import Sparse
+from .sum import Sum
+
+__all__ = ["Codebook", "Dense", "ElementwiseForm", "Form", "Grid", "LowRank", "Sparse", "Sum", "paper_bits"]

@@ -1,0 +1,67 @@
+"""Integer multiples of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from .dense import unstacked
+from .form import ElementwiseForm, tensor_bits
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Grid(ElementwiseForm):
+    """`levels * step`, with one step for the tensor or one for each slice along `axis`.
+
+    Attributes:
+        levels: an integer tensor of the weight's shape.
+        step: one value; with an axis, G values, G the size of that axis.
+    """
+
+    continuous: ClassVar[tuple[str, ...]] = ("step",)
+    levels: Tensor
+    step: Tensor
+    axis: int | None = None
+
+    def dense(self) -> Tensor:
+        step = self.step if self.axis is None else self.step.reshape([-1] + [1] * (len(self.shape) - 1 - self.axis))
+        return (self.levels.to(torch.promote_types(step.dtype, torch.float32)) * step).to(self.dtype)
+
+    def validate(self) -> None:
+        if self.levels.shape != self.shape:
+            raise ValueError(f"levels have shape {tuple(self.levels.shape)}, the weight {tuple(self.shape)}")
+        if self.levels.is_floating_point():
+            raise ValueError(f"levels must be integers, got {self.levels.dtype}")
+        if self.axis is not None and not 0 <= self.axis < len(self.shape):
+            raise ValueError(f"axis {self.axis} is not one of the weight's {len(self.shape)}")
+        expected = () if self.axis is None else (self.shape[self.axis],)
+        if tuple(self.step.shape) != expected:
+            raise ValueError(f"step has shape {tuple(self.step.shape)}, expected {expected}")
+
+    def paper_bits(self, billed: set[int]) -> float:
+        span = int(self.levels.max()) - int(self.levels.min()) + 1 if self.size else 1
+        return math.ceil(math.log2(span)) * self.size + tensor_bits(self.step, billed)
+
+    def split(self, shapes: Sequence[torch.Size], dtypes: Sequence[torch.dtype]) -> list[Self]:
+        runs = self.levels.split([s.numel() for s in shapes])
+        return [
+            type(self)(shape=s, dtype=d, levels=run.reshape(s), step=self.step)
+            for s, d, run in zip(shapes, dtypes, runs, strict=True)
+        ]
+
+    @classmethod
+    def join(cls, forms: Sequence[Self], dtype: torch.dtype) -> Self:
+        if any(form.step is not forms[0].step or form.axis is not None for form in forms):
+            raise ValueError("forms with different steps cannot stand in one vector")
+        levels = torch.cat([form.levels.reshape(-1) for form in forms])
+        return cls(shape=levels.shape, dtype=dtype, levels=levels, step=forms[0].step)
+
+    @classmethod
+    def stack(cls, rows: Sequence[Self], shape: torch.Size, dtype: torch.dtype, axis: int) -> Self:
+        levels = unstacked([row.levels for row in rows], shape, axis)
+        return cls(shape=shape, dtype=dtype, levels=levels, step=torch.stack([r.step for r in rows]), axis=axis)
