@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ class Form(ABC):
 
     def replace_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         """This form with some of its tensors exchanged, by the names of `tensors()`."""
-        return replace(self, **tensors)
+        changes: dict[str, Any] = dict(tensors)
+        return replace(self, **changes)
 
     def continuous_tensors(self) -> dict[str, Tensor]:
         """The tensors that training may move, by the names of `tensors()`."""

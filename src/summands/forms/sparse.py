@@ -37,7 +37,7 @@ class Sparse(ElementwiseForm):
                 raise ValueError("positions are not strictly increasing")
 
     def paper_bits(self, billed: set[int]) -> float:
-        """Gaps in the best fixed width p from 2 to 32, a gap of 2^p - 1 or more taking filler fields; plus the values."""
+        """Values, plus gaps in the best fixed width p from 2 to 32; a gap of 2^p - 1 or more takes filler fields."""
         bits = tensor_bits(self.values, billed)
         if not self.indices.numel():
             return bits
