@@ -18,7 +18,8 @@ layer states the fault; an outer layer adds where it happened with `in_context`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -74,6 +75,22 @@ def must(subject: str, allowed: str, got: object, remedy: str = "") -> str:
     """
     tail = f"; {remedy}" if remedy else ""
     return f"{subject} must be {allowed}, got {got!r}{tail}"
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A remedy that lists the names closest to a mistyped one; all of them when there are few and none is close.
+
+    >>> near("Quantise", ["Prune", "Quantize"])
+    "did you mean 'Quantize'?"
+    >>> near("xyz", ["Prune", "Quantize"])
+    "known: 'Prune', 'Quantize'"
+    """
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(map(repr, names[:20]))
+    return f"known: {shown}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 @contextmanager
