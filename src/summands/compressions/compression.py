@@ -48,7 +48,7 @@ class Compression(ABC):
 
     on_host: ClassVar[bool] = False
     """The solver runs in host memory (Numba): the weight travels there once, its small result back once."""
-    per: ClassVar[str] = "weight"
+    per = "weight"  # without annotation, so that it is no dataclass field here
     """Over what it is fitted (see scope.py); a compression that can do more than "weight" makes it a field."""
 
     def project(
