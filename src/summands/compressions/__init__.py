@@ -6,8 +6,10 @@ This is the package list. A compression that stands here can be written in a pla
 from .additive import Additive
 from .compression import Compression, Terms, squared_error
 from .keep import Keep
+from .low_rank import LowRank
+from .prune import Prune
 
-__all__ = ["COMPRESSIONS", "Additive", "Compression", "Keep", "Terms", "squared_error"]
+__all__ = ["COMPRESSIONS", "Additive", "Compression", "Keep", "LowRank", "Prune", "Terms", "squared_error"]
 
-COMPRESSIONS: tuple[type[Compression], ...] = (Keep,)
+COMPRESSIONS: tuple[type[Compression], ...] = (Keep, LowRank, Prune)
 """Every compression that a plan may name."""
