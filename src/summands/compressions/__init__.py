@@ -8,8 +8,9 @@ from .compression import Compression, Terms, squared_error
 from .keep import Keep
 from .low_rank import LowRank
 from .prune import Prune
+from .quantize import Quantize
 
-__all__ = ["COMPRESSIONS", "Additive", "Compression", "Keep", "LowRank", "Prune", "Terms", "squared_error"]
+__all__ = ["COMPRESSIONS", "Additive", "Compression", "Keep", "LowRank", "Prune", "Quantize", "Terms", "squared_error"]
 
-COMPRESSIONS: tuple[type[Compression], ...] = (Keep, LowRank, Prune)
+COMPRESSIONS: tuple[type[Compression], ...] = (Keep, LowRank, Prune, Quantize)
 """Every compression that a plan may name."""
