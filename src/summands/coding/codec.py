@@ -1,0 +1,112 @@
+"""Forms to bytes and back, exactly. A section is one run of the coder over several forms that share their contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import must
+from ..forms import Form, Sum
+from .kinds import kind_named
+from .layout import Layout, layout_of
+from .range_coder import DECODE, ENCODE, MEASURE
+from .streams import Section
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A coded section.
+
+    Attributes:
+        payload: its bytes.
+        part_bits: for each form, for each of its parts, the bits spent on it; in sum 8 * len(payload) up to the
+            rounding of the last bytes.
+    """
+
+    payload: bytes
+    part_bits: tuple[tuple[float, ...], ...]
+
+
+def encode_section(forms: Sequence[Form], shared: Sequence[Tensor] = ()) -> Encoded:
+    """The forms' symbols as bytes; tensors in `shared` (the same objects) are left out.
+
+    `decode_section` needs the forms' layouts and the shared tensors. Cost: 20 to 100 ns an entry, one thread, the
+    GIL released. The same forms give the same bytes on every machine.
+    """
+    section = Section(ENCODE)
+    part_bits = tuple(_code_parts(section, form, layout_of(form, shared)) for form in forms)
+    return Encoded(section.coder.finish(), part_bits)
+
+
+def decode_section(payload: bytes, layouts: Sequence[Layout], shared: Sequence[Tensor] = ()) -> list[Form]:
+    """The forms that `encode_section` coded, on the CPU, equal to the last bit.
+
+    Every layout is validated before anything is allocated, and allocation is what `Layout.decoded_bytes` says.
+
+    Raises:
+        ValueError: the payload is not exactly what `encode_section` writes for forms of these layouts.
+    """
+    for layout in layouts:
+        layout.validate()
+        for leaf in layout.leaves():
+            _check_shared(leaf, shared)
+    section = Section(DECODE, payload)
+    forms = [_decode(section, layout, shared) for layout in layouts]
+    section.coder.finish()
+    for form in forms:
+        form.validate()
+    return forms
+
+
+def estimated_bits(form: Form) -> float:
+    """Bits that the form takes alone in a section: the coder's own models, run without writing.
+
+    Shared tensors count fully. Within 1 % + 16 bytes of the encoded size; the cost is about that of encoding.
+    """
+    section = Section(MEASURE)
+    return sum(_code_parts(section, form, layout_of(form)))
+
+
+def _code_parts(section: Section, form: Form, layout: Layout) -> tuple[float, ...]:
+    bits = []
+    for part, leaf in zip(form.parts(), layout.leaves(), strict=True):
+        before = section.coder.bits
+        for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
+            if stored.shared is None:
+                section.code(getattr(part, field.name).detach().cpu(), field, leaf)
+        bits.append(section.coder.bits - before)
+    return tuple(bits)
+
+
+def _decode(section: Section, layout: Layout, shared: Sequence[Tensor]) -> Form:
+    shape = torch.Size(layout.shape)
+    if layout.terms:
+        return Sum(shape=shape, dtype=layout.dtype, terms=tuple(_decode(section, t, shared) for t in layout.terms))
+    kind = kind_named(layout.kind)
+    fields: dict[str, Any] = kind.plain(layout.numbers)
+    for field, stored in zip(layout.fields(), layout.stored, strict=True):
+        if stored.shared is None:
+            tensor = torch.empty(field.dims, dtype=stored.dtype)
+            section.code(tensor, field, layout)
+        else:
+            tensor = shared[stored.shared]
+        fields[field.name] = tensor
+    return kind.form(shape=shape, dtype=layout.dtype, **fields)
+
+
+def _check_shared(layout: Layout, shared: Sequence[Tensor]) -> None:
+    for field, stored in zip(layout.fields(), layout.stored, strict=True):
+        if stored.shared is None:
+            continue
+        if stored.shared >= len(shared):
+            raise ValueError(must("a shared tensor's number", f"below {len(shared)}", stored.shared))
+        tensor = shared[stored.shared]
+        if (tuple(tensor.shape), tensor.dtype) != (field.dims, stored.dtype):
+            raise ValueError(
+                f"{field.name} is a shared tensor of shape {field.dims} and {stored.dtype}, "
+                f"but that one has {tuple(tensor.shape)} and {tensor.dtype}"
+            )

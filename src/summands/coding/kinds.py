@@ -1,0 +1,215 @@
+"""Every kind of form that a file can hold, in one table: its numbers, its tensors, and which symbols these are.
+
+To add a kind: one entry in KINDS with a new tag. The symbols of most tensors are floating values (`FLOATS`), indices
+into a codebook (`Codes`), grid levels (`LEVELS`) or sorted positions (`Positions`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import forms
+from ..errors import must
+from ..views import Reshape, View, parse_view
+
+Numbers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What a tensor's entries mean to the coder."""
+
+    def check(self, dtype: torch.dtype) -> None:
+        """ValueError when such symbols cannot stand in this dtype."""
+
+
+@dataclass(frozen=True)
+class Floats(Symbols):
+    """Values of any dtype, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Levels(Symbols):
+    """Signed integers, small ones the most likely."""
+
+    def check(self, dtype: torch.dtype) -> None:
+        _check_integers(dtype)
+
+
+@dataclass(frozen=True)
+class Codes(Symbols):
+    """Integers in [0, count)."""
+
+    count: int
+
+    def check(self, dtype: torch.dtype) -> None:
+        _check_integers(dtype)
+        if self.count - 1 > torch.iinfo(dtype).max:
+            raise ValueError(must(f"codes of dtype {dtype}", f"up to {torch.iinfo(dtype).max}", self.count - 1))
+
+
+@dataclass(frozen=True)
+class Positions(Symbols):
+    """Strictly increasing integers in [0, size), int64."""
+
+    size: int
+
+    def check(self, dtype: torch.dtype) -> None:
+        if dtype != torch.int64:
+            raise ValueError(must("positions", "int64", dtype))
+
+
+FLOATS, LEVELS = Floats(), Levels()
+
+
+@dataclass(frozen=True)
+class Field:
+    """A tensor of a form: the field's name, its dimensions, its symbols."""
+
+    name: str
+    dims: tuple[int, ...]
+    symbols: Symbols
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one class of forms is described.
+
+    Attributes:
+        tag: its number in the file, never reused.
+        form: the class.
+        numbers_count: how many numbers describe its structure beyond shape and dtype.
+        numbers: the form's numbers, all >= 0.
+        fields: (shape, numbers) -> its tensors in coding order; ValueError when the numbers are impossible.
+        plain: numbers -> the form's fields that are not tensors.
+    """
+
+    tag: int
+    form: type[forms.Form]
+    numbers_count: int
+    numbers: Callable[[Any], Numbers]
+    fields: Callable[[tuple[int, ...], Numbers], tuple[Field, ...]]
+    plain: Callable[[Numbers], dict[str, Any]] = lambda numbers: {}
+
+    @property
+    def name(self) -> str:
+        return self.form.__name__
+
+
+def _dense_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    return (Field("values", shape, FLOATS),)
+
+
+def _codebook_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    count, axis = numbers
+    groups = _groups(shape, axis)
+    if count == 0 and math.prod(shape):
+        raise ValueError(must("the number of values of a codebook", "at least 1", count))
+    return Field("values", (*groups, count), FLOATS), Field("codes", shape, Codes(count))
+
+
+def _grid_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    return Field("step", _groups(shape, numbers[0]), FLOATS), Field("levels", shape, LEVELS)
+
+
+def _sparse_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    (count,) = numbers
+    size = math.prod(shape)
+    if count > size:
+        raise ValueError(must("the number of kept entries", f"at most {size}", count))
+    return Field("indices", (count,), Positions(size)), Field("values", (count,), FLOATS)
+
+
+def _low_rank_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    rank, *view = numbers
+    rows, columns = number_view(*view).matrix_shape(shape)
+    return Field("left", (rows, rank), FLOATS), Field("right", (rank, columns), FLOATS)
+
+
+def _groups(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """One codebook or step, or one for each slice along `axis` - 1."""
+    if axis > len(shape):
+        raise ValueError(must("an axis", f"one of the weight's {len(shape)}", axis - 1))
+    return () if axis == 0 else (shape[axis - 1],)
+
+
+def _axis(form: Any) -> int:
+    return 0 if form.axis is None else form.axis + 1
+
+
+def _plain_axis(axis: int) -> dict[str, Any]:
+    return {"axis": axis - 1 if axis else None}
+
+
+_VIEWS = ("out", "kernel", "spatial", "in")
+"""A view's number in the file is its place here; the next one is reshape(ROWS)."""
+
+
+def view_numbers(view: View) -> Numbers:
+    """The two numbers of a view."""
+    if isinstance(view, Reshape):
+        return len(_VIEWS), view.rows
+    return _VIEWS.index(str(view)), 0
+
+
+def number_view(place: int, rows: int) -> View:
+    """The view with these numbers; ValueError when there is none."""
+    if place == len(_VIEWS):
+        return Reshape(rows)
+    if place > len(_VIEWS) or rows:
+        raise ValueError(must("a view's numbers", f"at most {len(_VIEWS)}", (place, rows)))
+    return parse_view(_VIEWS[place])
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(0, forms.Dense, 0, lambda form: (), _dense_fields),
+    Kind(
+        1,
+        forms.Codebook,
+        2,
+        lambda form: (form.values.shape[-1], _axis(form)),
+        _codebook_fields,
+        lambda numbers: _plain_axis(numbers[1]),
+    ),
+    Kind(2, forms.Grid, 1, lambda form: (_axis(form),), _grid_fields, lambda numbers: _plain_axis(numbers[0])),
+    Kind(3, forms.Sparse, 1, lambda form: (form.indices.numel(),), _sparse_fields),
+    Kind(
+        4,
+        forms.LowRank,
+        3,
+        lambda form: (form.rank, *view_numbers(form.view)),
+        _low_rank_fields,
+        lambda numbers: {"view": number_view(*numbers[1:])},
+    ),
+)
+
+
+def kind_of(form: forms.Form) -> Kind:
+    """The entry of a form's class; ValueError when the file format has none."""
+    for kind in KINDS:
+        if type(form) is kind.form:
+            return kind
+    raise ValueError(must("a form", f"one of {', '.join(k.name for k in KINDS)} or a Sum", type(form).__name__))
+
+
+def kind_named(name: str) -> Kind:
+    """The entry of this name."""
+    return next(kind for kind in KINDS if kind.name == name)
+
+
+def kind_tagged(tag: int) -> Kind:
+    """The entry with this number; ValueError when there is none."""
+    for kind in KINDS:
+        if kind.tag == tag:
+            return kind
+    raise ValueError(must("a form's tag", f"one of {', '.join(str(k.tag) for k in KINDS)}", tag))
+
+
+def _check_integers(dtype: torch.dtype) -> None:
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise ValueError(must("codes and levels", "of an integer dtype", dtype))
