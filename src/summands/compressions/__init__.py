@@ -7,10 +7,32 @@ from .additive import Additive
 from .compression import Compression, Terms, squared_error
 from .keep import Keep
 from .low_rank import LowRank
-from .prune import Prune
+from .prune import Prune, PrunePenalty
 from .quantize import Quantize
+from .shrink import L1Ball, SoftThreshold
 
-__all__ = ["COMPRESSIONS", "Additive", "Compression", "Keep", "LowRank", "Prune", "Quantize", "Terms", "squared_error"]
+__all__ = [
+    "COMPRESSIONS",
+    "Additive",
+    "Compression",
+    "Keep",
+    "L1Ball",
+    "LowRank",
+    "Prune",
+    "PrunePenalty",
+    "Quantize",
+    "SoftThreshold",
+    "Terms",
+    "squared_error",
+]
 
-COMPRESSIONS: tuple[type[Compression], ...] = (Keep, LowRank, Prune, Quantize)
+COMPRESSIONS: tuple[type[Compression], ...] = (
+    Keep,
+    L1Ball,
+    LowRank,
+    Prune,
+    PrunePenalty,
+    Quantize,
+    SoftThreshold,
+)
 """Every compression that a plan may name."""

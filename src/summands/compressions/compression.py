@@ -30,6 +30,7 @@ class Terms:
         previous: the form of the last C step, a warm start; a result is never worse than a feasible one.
         importance: a non-negative weight for each entry's squared error.
         host: the weight in host memory, when the compression declares `on_host`.
+        shapes: of the weights that `per="task"` joined to this vector; None for one weight alone.
     """
 
     mu: float | None = None
@@ -37,6 +38,7 @@ class Terms:
     previous: Form | None = None
     importance: Tensor | None = None
     host: Tensor | None = None
+    shapes: tuple[torch.Size, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,13 @@ class Compression(ABC):
     ) -> dict[str, Form]:
         """The nearest forms to all weights of a task, each part fitted over what its `per` says."""
 
+        joined = self.per == "task" and len(weights) > 1
+        shapes = tuple(w.shape for w in weights.values()) if joined else None
+
         def fit(weight: Tensor, last: Form | None, weighting: Tensor | None) -> Form:
             weight, host = _checked_weight(weight, self.on_host)
             _check_importance(weighting, weight)
-            return self._project(weight, Terms(mu, price, last, weighting, host))
+            return self._project(weight, Terms(mu, price, last, weighting, host, shapes))
 
         return scope.project_task(fit, self.per, weights, previous or {}, importance or {})
 
