@@ -38,6 +38,27 @@ class View(ABC):
     def __str__(self) -> str:
         """The text that `parse_view` turns back into this view."""
 
+    def rank_flops(
+        self, shape: Sequence[int], in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1
+    ) -> int | None:
+        """Multiply-adds of one rank, when the layer runs in factors; None if this view cannot, and runs dense.
+
+        Args:
+            shape: of the weight: n x m of a linear layer, n x m x d1 x ... of a convolution.
+            in_size, out_size: H x W of the convolution's input and output; () for a linear layer, at one position.
+            groups: of the convolution, whose input has m * groups channels.
+        """
+        return None
+
+
+def dense_flops(shape: Sequence[int], out_size: Sequence[int] = ()) -> int:
+    """Multiply-adds of a linear layer or convolution (of any number of groups) with a weight of this shape.
+
+    >>> dense_flops((10, 4, 3, 3), out_size=(5, 5))
+    9000
+    """
+    return math.prod(shape) * math.prod(out_size) if len(shape) > 1 else 0
+
 
 @dataclass(frozen=True)
 class Axes(View):
@@ -71,6 +92,24 @@ class Axes(View):
         inverse = [order.index(axis) for axis in range(len(shape))]
         return matrix.reshape([shape[a] for a in order]).permute(inverse)
 
+    def rank_flops(
+        self, shape: Sequence[int], in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1
+    ) -> int | None:
+        rows = self._split(len(shape))[0]
+        if len(shape) < 2:
+            return None
+        into, out = math.prod(in_size), math.prod(out_size)
+        n, m, d = shape[0], shape[1] * groups, math.prod(shape[2:])
+        if rows == (0,):
+            return (m * d + n) * out
+        if rows == (0, 1):
+            return (m * d + n * shape[1]) * out
+        if rows == (0, 2):
+            # 1 x d2 first, along the width alone: it sees the input's height.
+            return m * shape[3] * math.prod(in_size[:1]) * math.prod(out_size[1:]) + n * shape[2] * out
+        # m x (n d1 d2): 1 x 1 to r channels, the same from every group, then d1 x d2.
+        return m * into + n * d * out
+
     def __str__(self) -> str:
         return self.name
 
@@ -102,6 +141,20 @@ class Reshape(View):
 
     def to_tensor(self, matrix: Tensor, shape: Sequence[int]) -> Tensor:
         return matrix.reshape(torch.Size(shape))
+
+    def rank_flops(
+        self, shape: Sequence[int], in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1
+    ) -> int | None:
+        if len(shape) < 2 or 0 in shape:
+            return None
+        n, m, d, out = shape[0], shape[1] * groups, math.prod(shape[2:]), math.prod(out_size)
+        if self.rows % n == 0 and shape[1] % (self.rows // n) == 0:
+            # A row is an output and one of a = rows/n runs of inputs: r patterns on each run, then a r to one output.
+            return (m * d + self.rows) * out
+        if n % self.rows == 0:
+            # A row is a run of b = n/rows outputs: b r filters, then each output from its r.
+            return (n // self.rows * m * d + n) * out
+        return None
 
     def __str__(self) -> str:
         return f"reshape({self.rows})"

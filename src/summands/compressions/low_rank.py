@@ -1,7 +1,8 @@
-"""A product of two thin factors."""
+"""A product of two thin factors, of a given rank, or of the rank and in the view that pay."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,76 +11,182 @@ from torch import Tensor
 from ..errors import ArgumentError, must
 from ..forms import Dense, Form
 from ..forms import LowRank as LowRankForm
-from ..views import View, parse_view
+from ..views import NAMED_VIEWS, View, dense_flops, parse_view
 from .compression import Compression, Terms
+from .penalty import check_alpha, penalty_over_mu
+from .spectral import Spectrum
 from .stored import check_stored, rounded, stored_dtype
+
+_SWEEPS, _TOLERANCE = 20, 1e-4
 
 
 @dataclass(frozen=True)
 class LowRank(Compression):
     """min ||W - A B||^2 over A m x r, B r x n, W a matrix view of the weight: the truncated SVD (Eckart-Young).
 
-    A = U sqrt(S), B = sqrt(S) V', each singular vector with the sign that makes the entry of V of largest magnitude
-    positive. Cost: one eigendecomposition of the smaller Gram matrix, in float64. The factors are rounded to `dtype`
-    at the end.
+    A = U sqrt(S), B = sqrt(S) V', with fixed signs, rounded to `dtype` at the end. Of rank min(m, n) or more: dense.
+
+    "auto" minimises ||W - A B||^2 + u min(C(r), C_dense) by comparing all ranks and views, which is exact (CVPR 2020):
+    C(r) is r (m + n) numbers stored, or the multiply-adds of r ranks; u is the price of one, from `price` (per bit, or
+    per multiply-add), or 2 alpha/mu. If the cap binds, the weight is stored dense.
+
+    With an importance h, `project` descends by majorisation (Srebro, Jaakkola 2003) from the unweighted solution or a
+    better `previous`: no exact solution is known. Cost: one eigendecomposition of the smaller Gram matrix a view.
 
     Args:
-        rank: r >= 0; from min(m, n) on, the weight is stored dense.
-        view: how the weight is a matrix, see views.py.
+        rank: r >= 0, or "auto".
+        view: how the weight is a matrix (views.py); for rank "auto" also several, or "auto" for all named ones.
+        alpha: for rank "auto", the penalty alpha C(r) + mu/2 ||.||^2 instead of a price; needs `mu`.
+        priced: "storage" or "flops", what C(r) counts.
+        in_size, out_size: of a convolution priced by flops, its input's and output's size, as (28, 28).
         dtype: of the factors, "float32", "float16" or "bfloat16"; None is the weight's own.
 
     >>> import torch
     >>> form = LowRank(1).project(torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))
     >>> form.rank, torch.allclose(form.dense()[2], torch.tensor([3.0, 6.0]))
     (1, True)
+    >>> LowRank("auto").project(torch.diag(torch.tensor([9.0, 2.0, 1.0, 0.1, 0.1])), price=0.01).rank
+    2
     """
 
-    rank: int
-    view: str | View = "out"
+    rank: int | str
+    view: str | View | tuple[str, ...] = "out"
+    alpha: float | None = None
+    priced: str = "storage"
+    in_size: tuple[int, ...] = ()
+    out_size: tuple[int, ...] = ()
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or self.rank < 0:
-            raise ArgumentError(must("LowRank(rank)", "an integer of at least 0", self.rank))
-        object.__setattr__(self, "view", str(parse_view(self.view)))
+        if self.rank != "auto" and (type(self.rank) is not int or self.rank < 0):
+            raise ArgumentError(must("LowRank(rank)", "an integer of at least 0, or 'auto'", self.rank))
+        several = isinstance(self.view, tuple) or self.view == "auto"
+        if self.rank != "auto" and (several or self.alpha is not None):
+            raise ArgumentError(must("LowRank(rank)", "'auto' where several views or alpha are given", self.rank))
+        if isinstance(self.view, tuple) and not self.view:
+            raise ArgumentError(must("LowRank(view=...)", "at least one view", self.view))
+        if not several:
+            object.__setattr__(self, "view", str(parse_view(self.view)))  # type: ignore[arg-type]
+        for view in self.view if isinstance(self.view, tuple) else ():
+            parse_view(view)
+        if self.alpha is not None:
+            check_alpha("LowRank", self.alpha)
+        if self.priced not in ("storage", "flops"):
+            raise ArgumentError(must("LowRank(priced=...)", "'storage' or 'flops'", self.priced))
         check_stored("LowRank", self.dtype)
 
+    def cost(self, form: Form, *, mu: float | None = None, price: float | None = None) -> float:
+        """u min(C(r), C_dense) for "auto"; a fixed rank costs nothing."""
+        if self.rank == "auto" and (price is not None or self.alpha is not None):
+            return _times(self._unit(form.dtype, mu, price), self._count(form))
+        return 0.0
+
     def _project(self, weight: Tensor, terms: Terms) -> Form:
-        view = parse_view(self.view)
-        if self.rank >= min(view.matrix_shape(weight.shape)):
-            return Dense(shape=weight.shape, dtype=weight.dtype, values=rounded(weight, self.dtype).clone())
-        left, right = factors(view.to_matrix(weight), self.rank)
-        return LowRankForm(
-            shape=weight.shape,
-            dtype=weight.dtype,
-            left=rounded(left, self.dtype, weight.dtype),
-            right=rounded(right, self.dtype, weight.dtype),
-            view=view,
-        )
+        unit = self._unit(weight.dtype, terms.mu, terms.price) if self.rank == "auto" else 0.0
+        best = self._nearest(weight, weight, unit)
+        if terms.importance is None:
+            return best
+        return self._descend(weight, best, terms, unit)
 
     def _is_feasible(self, form: Form) -> bool:
-        view, stored = parse_view(self.view), stored_dtype(self.dtype, form.dtype)
+        stored = stored_dtype(self.dtype, form.dtype)
         if isinstance(form, Dense):
-            return self.rank >= min(view.matrix_shape(form.shape)) and form.values.dtype == stored
+            full = min(min(view.matrix_shape(form.shape)) for view in self._views(form.shape))
+            return (self.rank == "auto" or int(self.rank) >= full) and form.values.dtype == stored
         return (
             isinstance(form, LowRankForm)
-            and form.view == view
-            and form.rank <= self.rank
+            and form.view in self._views(form.shape)
+            and (self.rank == "auto" or form.rank <= int(self.rank))
             and form.left.dtype == form.right.dtype == stored
         )
 
+    def _nearest(self, target: Tensor, weight: Tensor, unit: float) -> Form:
+        """The optimal form of `target`, a tensor like the weight; where dense is best, the weight itself."""
+        dense_count = self._dense_count(weight.shape)
+        least, found = math.inf, None
+        for view in self._views(weight.shape):
+            full = min(view.matrix_shape(weight.shape))
+            if self.rank != "auto" and int(self.rank) >= full:
+                break
+            spectrum = Spectrum.of(view.to_matrix(target))
+            tails, per_rank = spectrum.tails().tolist(), self._rank_count(view, weight.shape)
+            # From the rank on at which the cap binds, dense costs no more and has no error.
+            ranks = range(full + 1) if self.rank == "auto" else [int(self.rank)]
+            sensible = [r for r in ranks if r == 0 or self.rank != "auto" or r * per_rank < dense_count]
+            rank = min(sensible, key=lambda r: tails[r] + _times(unit, r * per_rank))
+            total = tails[rank] + _times(unit, rank * per_rank)
+            if found is None or total < least:
+                least, found = total, (view, spectrum, rank)
+        if found is None or (self.rank == "auto" and _times(unit, dense_count) < least):
+            return Dense(shape=weight.shape, dtype=weight.dtype, values=rounded(weight, self.dtype).clone())
+        view, spectrum, rank = found
+        left, right = (rounded(factor, self.dtype, weight.dtype) for factor in spectrum.factors(rank))
+        return LowRankForm(shape=weight.shape, dtype=weight.dtype, left=left, right=right.contiguous(), view=view)
 
-def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """U sqrt(S) and sqrt(S) V' of the truncated SVD, in float64."""
-    if matrix.shape[0] < matrix.shape[1]:
-        left, right = factors(matrix.T, rank)
-        return right.T, left.T
-    exact = matrix.to(torch.float64)
-    _, vectors = torch.linalg.eigh(exact.T @ exact)
-    basis = vectors[:, vectors.shape[1] - rank :].flip(1)
-    peak = basis.gather(0, basis.abs().argmax(0, keepdim=True)) if rank else basis[:1]
-    basis = basis * peak.sign()
-    scaled = exact @ basis
-    root = scaled.norm(dim=0).sqrt()
-    left = scaled / torch.where(root > 0, root, 1.0)
-    return left, (basis * root).T
+    def _descend(self, weight: Tensor, best: Form, terms: Terms, unit: float) -> Form:
+        """Projections of x + h (w - x) with h scaled to at most 1, whose error majorises the weighted one."""
+        importance = terms.importance
+        assert importance is not None
+        top = float(importance.max()) if importance.numel() else 0.0
+        if not top:
+            return best
+
+        def objective(form: Form) -> float:
+            return self.objective(weight, form, mu=terms.mu, price=terms.price, importance=importance)
+
+        least = objective(best)
+        last = terms.previous
+        if last is not None and self.is_feasible({"": last}, {"": weight}) and objective(last) < least:
+            best, least = last, objective(last)
+        share, exact = importance.to(torch.float64) / top, weight.to(torch.float64)
+        for _ in range(_SWEEPS):
+            now = best.dense().to(torch.float64)
+            form = self._nearest(now + share * (exact - now), weight, unit / top)
+            reached = objective(form)
+            if not reached < least:
+                break
+            settled = reached > least * (1 - _TOLERANCE)
+            best, least = form, reached
+            if settled:
+                break
+        return best
+
+    def _views(self, shape: torch.Size) -> list[View]:
+        if isinstance(self.view, tuple):
+            return [parse_view(view) for view in self.view]
+        if self.view != "auto":
+            return [parse_view(self.view)]
+        # The views of a matrix are itself and its transpose, whose factors are the same.
+        names = ["out"] if len(shape) < 3 else ["out", "spatial", "in"] if len(shape) != 4 else list(NAMED_VIEWS)
+        return [NAMED_VIEWS[name] for name in names]
+
+    def _unit(self, own: torch.dtype, mu: float | None, price: float | None) -> float:
+        if self.alpha is not None:
+            return 2 * penalty_over_mu(self, mu)  # type: ignore[arg-type]
+        if price is None:
+            raise ArgumentError('LowRank("auto") must get a price or alpha; set a budget, or a number for the rank')
+        return price * (stored_dtype(self.dtype, own).itemsize * 8 if self.priced == "storage" else 1)
+
+    def _count(self, form: Form) -> int:
+        dense = self._dense_count(form.shape)
+        return (
+            min(self._rank_count(form.view, form.shape) * form.rank, dense) if isinstance(form, LowRankForm) else dense
+        )
+
+    def _dense_count(self, shape: torch.Size) -> int:
+        return math.prod(shape) if self.priced == "storage" else dense_flops(shape, self.out_size)
+
+    def _rank_count(self, view: View, shape: torch.Size) -> int:
+        """C(1); a view that cannot run in factors costs as much as dense with one rank."""
+        if self.priced == "storage":
+            return sum(view.matrix_shape(shape))
+        if len(shape) > 2 and not len(self.in_size) == len(self.out_size) == len(shape) - 2:
+            sizes = f"{len(shape) - 2} sizes each for a weight of shape {tuple(shape)}"
+            raise ArgumentError(must("LowRank(in_size=..., out_size=...)", sizes, (self.in_size, self.out_size)))
+        flops = view.rank_flops(shape, self.in_size, self.out_size)
+        return self._dense_count(shape) if flops is None else flops
+
+
+def _times(unit: float, count: int) -> float:
+    """unit * count, with nothing costing nothing at an infinite price."""
+    return unit * count if count else 0.0
