@@ -78,9 +78,12 @@ def _call(node: ast.expr) -> Compression:
 
 def _arguments(kind: type[Compression], call: ast.Call) -> dict[str, object]:
     owner, known = kind.__name__, {f.name: f for f in fields(kind) if f.init}
-    if len(call.args) > len(known):
-        raise PlanError(f"{owner} must have at most {len(known)} arguments, got {len(call.args)}")
-    given = dict(zip(known, (_literal(node) for node in call.args), strict=False))
+    unnamed = [name for name, field in known.items() if not field.kw_only]
+    if len(call.args) > len(unnamed):
+        names = ", ".join(f"{name}=" for name in list(known)[len(unnamed) :])
+        remedy = f"; name the others: {names}" if names else ""
+        raise PlanError(f"{owner} must have at most {len(unnamed)} unnamed arguments, got {len(call.args)}{remedy}")
+    given = dict(zip(unnamed, (_literal(node) for node in call.args), strict=False))
     for keyword in call.keywords:
         if keyword.arg not in known:
             if keyword.arg is None:
