@@ -1,0 +1,18 @@
+"""Forms to a file that can be trusted, and back: docs/format.md."""
+
+from .header import Header
+from .reader import Contents, read, read_header, read_prefix
+from .writer import Writer, Written, measure, to_bytes, write
+
+__all__ = [
+    "Contents",
+    "Header",
+    "Writer",
+    "Written",
+    "measure",
+    "read",
+    "read_header",
+    "read_prefix",
+    "to_bytes",
+    "write",
+]
