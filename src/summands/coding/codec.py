@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import must
-from ..forms import Form, Sum
-from .kinds import kind_named
+from ..forms import Codebook, Form, Grid, Sum
+from .kinds import Field, Positions, kind_named
 from .layout import Layout, layout_of
 from .range_coder import DECODE, ENCODE, MEASURE
 from .streams import Section
@@ -73,29 +73,65 @@ def estimated_bits(form: Form) -> float:
 
 def _code_parts(section: Section, form: Form, layout: Layout) -> tuple[float, ...]:
     bits = []
+    side = None
     for part, leaf in zip(form.parts(), layout.leaves(), strict=True):
         before = section.coder.bits
+        tensors = {name: tensor.detach().cpu() for name, tensor in part.tensors().items()}
         for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
             if stored.shared is None:
-                section.code(getattr(part, field.name).detach().cpu(), field, leaf)
+                section.code(tensors[field.name], field, _side_of(field, tensors, side))
         bits.append(section.coder.bits - before)
+        side = _side_after(part, side)
     return tuple(bits)
 
 
 def _decode(section: Section, layout: Layout, shared: Sequence[Tensor]) -> Form:
     shape = torch.Size(layout.shape)
-    if layout.terms:
-        return Sum(shape=shape, dtype=layout.dtype, terms=tuple(_decode(section, t, shared) for t in layout.terms))
+    if not layout.terms:
+        return _decode_leaf(section, layout, shared, None)
+    terms: list[Form] = []
+    side = None
+    for term in layout.terms:
+        terms.append(_decode_leaf(section, term, shared, side))
+        side = _side_after(terms[-1], side)
+    return Sum(shape=shape, dtype=layout.dtype, terms=tuple(terms))
+
+
+def _decode_leaf(section: Section, layout: Layout, shared: Sequence[Tensor], side: Tensor | None) -> Form:
     kind = kind_named(layout.kind)
     fields: dict[str, Any] = kind.plain(layout.numbers)
     for field, stored in zip(layout.fields(), layout.stored, strict=True):
         if stored.shared is None:
             tensor = torch.empty(field.dims, dtype=stored.dtype)
-            section.code(tensor, field, layout)
+            section.code(tensor, field, _side_of(field, fields, side))
         else:
             tensor = shared[stored.shared]
         fields[field.name] = tensor
-    return kind.form(shape=shape, dtype=layout.dtype, **fields)
+    return kind.form(shape=torch.Size(layout.shape), dtype=layout.dtype, **fields)
+
+
+def _side_of(field: Field, tensors: dict[str, Any], side: Tensor | None) -> Tensor | None:
+    """What an earlier term of the sum says about each entry of this tensor, if anything."""
+    if side is None or isinstance(field.symbols, Positions):
+        return side
+    if "indices" in tensors and field.name == "values":
+        return side.reshape(-1).index_select(0, tensors["indices"])
+    return None
+
+
+def _side_after(form: Form, side: Tensor | None) -> Tensor | None:
+    """The side of a weight that a codebook or grid puts each entry on: 0 and 3 its ends, 1 and 2 between.
+
+    Outliers lie at the ends of a codebook, and their corrections have their sign.
+    """
+    if side is not None:
+        return side
+    if isinstance(form, Codebook):
+        codes, last = form.codes.cpu().to(torch.int64), form.values.shape[-1] - 1
+        return (torch.where(codes == last, 3, (codes > 0) + ((2 * codes > last) & (codes > 0)).int())).to(torch.uint8)
+    if isinstance(form, Grid):
+        return (torch.sign(form.levels.cpu()) + 1).to(torch.uint8)
+    return None
 
 
 def _check_shared(layout: Layout, shared: Sequence[Tensor]) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from .. import forms
 from ..errors import must
+from ..forms.transform import check_basis
 from ..views import Reshape, View, parse_view
 
 Numbers = tuple[int, ...]
@@ -55,9 +56,13 @@ class Codes(Symbols):
 
 @dataclass(frozen=True)
 class Positions(Symbols):
-    """Strictly increasing integers in [0, size), int64."""
+    """Strictly increasing integers, int64: flat positions in a weight of this shape."""
 
-    size: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     def check(self, dtype: torch.dtype) -> None:
         if dtype != torch.int64:
@@ -108,7 +113,7 @@ def _dense_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]
 def _codebook_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
     count, axis = numbers
     groups = _groups(shape, axis)
-    if count == 0 and math.prod(shape):
+    if count == 0 and math.prod(shape) > 0:
         raise ValueError(must("the number of values of a codebook", "at least 1", count))
     return Field("values", (*groups, count), FLOATS), Field("codes", shape, Codes(count))
 
@@ -122,13 +127,32 @@ def _sparse_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...
     size = math.prod(shape)
     if count > size:
         raise ValueError(must("the number of kept entries", f"at most {size}", count))
-    return Field("indices", (count,), Positions(size)), Field("values", (count,), FLOATS)
+    return Field("indices", (count,), Positions(shape)), Field("values", (count,), FLOATS)
 
 
 def _low_rank_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
     rank, *view = numbers
     rows, columns = number_view(*view).matrix_shape(shape)
     return Field("left", (rows, rank), FLOATS), Field("right", (rank, columns), FLOATS)
+
+
+def _tucker_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    p, q = numbers
+    if not 3 <= len(shape) <= 5:
+        raise ValueError(must("the dimensions of a Tucker weight", "3 to 5", len(shape)))
+    core = (p, q, *shape[2:])
+    return Field("out", (shape[0], p), FLOATS), Field("core", core, FLOATS), Field("into", (q, shape[1]), FLOATS)
+
+
+def _transform_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    count, terms, basis, *view = numbers
+    rows, columns = number_view(*view).matrix_shape(shape)
+    if basis >= len(_BASES):
+        raise ValueError(must("a basis's number", f"below {len(_BASES)}", basis))
+    check_basis(_BASES[basis], columns, terms)
+    if count > rows * terms:
+        raise ValueError(must("the number of coefficients", f"at most {rows * terms}", count))
+    return Field("indices", (count,), Positions(rows * terms)), Field("values", (count,), FLOATS)
 
 
 def _groups(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -146,6 +170,8 @@ def _plain_axis(axis: int) -> dict[str, Any]:
     return {"axis": axis - 1 if axis else None}
 
 
+_BASES = ("dct", "chebyshev")
+"""A basis's number in the file is its place here."""
 _VIEWS = ("out", "kernel", "spatial", "in")
 """A view's number in the file is its place here; the next one is reshape(ROWS)."""
 
@@ -185,6 +211,15 @@ KINDS: tuple[Kind, ...] = (
         lambda form: (form.rank, *view_numbers(form.view)),
         _low_rank_fields,
         lambda numbers: {"view": number_view(*numbers[1:])},
+    ),
+    Kind(5, forms.Tucker, 2, lambda form: form.ranks, _tucker_fields),
+    Kind(
+        6,
+        forms.Transform,
+        5,
+        lambda form: (form.indices.numel(), form.terms, _BASES.index(form.basis), *view_numbers(form.view)),
+        _transform_fields,
+        lambda numbers: {"terms": numbers[1], "basis": _BASES[numbers[2]], "view": number_view(*numbers[3:])},
     ),
 )
 

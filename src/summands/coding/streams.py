@@ -1,15 +1,82 @@
-"""Tensors to symbols: which kernel codes which tensor, and with which of the encoder's choices."""
+"""Tensors to symbols: which kernel codes which tensor. Encoding, decoding and measuring take the same way."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .contexts import code_bytes, code_gaps
-from .kinds import Field, Positions
-from .layout import Layout
-from .range_coder import DECODE, Coder, new_model
+from ..errors import must
+from . import contexts as kernels
+from .choices import CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
+from .kinds import Codes, Field, Levels, Positions
+from .range_coder import DECODE, MEASURE, Coder, new_model
+
+_SMALL = 16  # tensors of fewer entries take the default choices
+_LARGEST = 1 << 30  # levels from here on are coded as bytes
+_FLOATS = {torch.float32: (8, 23), torch.float16: (5, 10), torch.bfloat16: (8, 7), torch.float64: (11, 52)}
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+_SCALES: Trials = (
+    ("mix", (0, 1, 2, 3)),
+    ("scan", (0, 1, 2, 3)),
+    ("mix", (2, 3, 4, 5, 6, 7)),
+    ("detail", (0, 1)),
+    ("coarse", (0, 1, 2)),
+    ("rate", (0, 1, 2, 3)),
+    ("drift", (0, 1, 2, 3)),
+)
+_LEVEL_TRIALS: Trials = (*_SCALES, ("signs", (0, 1)))
+_CODE_TRIALS: Trials = (("kernel", (0, 1)), *_SCALES, ("signs", (0, 1)), ("kernel", (0, 1)))
+_FLOAT_TRIALS: Trials = (
+    ("kernel", (0, 1)),
+    ("detail", (0, 1, 2, 3)),
+    ("mix", (0, 1, 3)),
+    ("scan", (0, 1)),
+    ("mix", (0, 1, 5, 3)),
+    ("rate", (0, 1, 3)),
+)
+
+
+class Models:
+    """Contexts by name. A copy hands out copies: what is tried on it leaves no trace."""
+
+    def __init__(self, known: dict[str, np.ndarray] | None = None) -> None:
+        self._known = {} if known is None else known
+        self._copies = known is not None
+
+    def __call__(self, name: str, contexts: int) -> np.ndarray:
+        if name not in self._known:
+            if self._copies:
+                return new_model(contexts)
+            self._known[name] = new_model(contexts)
+        return self._known[name].copy() if self._copies else self._known[name]
+
+    def copy(self) -> Models:
+        return Models(self._known)
+
+
+Run = Callable[[Coder, Models, np.ndarray, int, np.ndarray, Choice], None]
+"""One kernel's call: (coder, models, entries in scan order, columns, their side information, choice)."""
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """How the entries of one tensor are coded.
+
+    Attributes:
+        name: streams of one name share their contexts and, if they like, their choice.
+        run: the kernel.
+        trials: the choices worth trying.
+        worst_bytes: what one entry may take at most when encoding.
+    """
+
+    name: str
+    run: Run
+    trials: Trials
+    worst_bytes: int
 
 
 class Section:
@@ -17,29 +84,221 @@ class Section:
 
     def __init__(self, mode: int, data: bytes = b"") -> None:
         self.coder = Coder(mode, data)
-        self.models: dict[str, np.ndarray] = {}
+        self.models = Models()
+        self.choices: dict[str, Choice] = {}
 
-    def model(self, name: str, contexts: int) -> np.ndarray:
-        """The contexts of this name, shared by all tensors that ask for it."""
-        if name not in self.models:
-            self.models[name] = new_model(contexts)
-        return self.models[name]
+    def code(self, tensor: Tensor, field: Field, side: Tensor | None = None) -> None:
+        """Codes a tensor, or fills it with what is decoded.
 
-    def code(self, tensor: Tensor, field: Field, layout: Layout) -> None:
-        """Codes a tensor, or fills it with what is decoded."""
-        if isinstance(field.symbols, Positions):
-            array = np.ascontiguousarray(tensor.numpy())
-            self.coder.reserve(16 * array.size)
-            coder = self.coder
-            model = self.model("gaps", 64 * 66)
-            if not code_gaps(coder.mode, coder.state, coder.data, model, array, field.symbols.size, 255, 1023):
-                raise ValueError("a position lies beyond the weight")
+        `side` has, for each entry of the weight, a number below SIDES that the decoder knows by now.
+        """
+        symbols = field.symbols
+        if tensor.numel() == 0:
             return
-        raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        self.coder.reserve(2 * raw.size)
+        if isinstance(symbols, Positions):
+            self._positions(tensor, symbols, side)
+        elif isinstance(symbols, Codes):
+            self._codes(tensor, symbols.count)
+        elif isinstance(symbols, Levels) or tensor.dtype in _INTEGERS:
+            self._integers(tensor)
+        elif tensor.dtype in _FLOATS:
+            self._floats(tensor, side)
+        else:
+            self._bytes(tensor)
+
+    def _positions(self, tensor: Tensor, symbols: Positions, side: Tensor | None) -> None:
+        indices, coder = tensor.numpy(), self.coder
+        few = symbols.size > 4096 * indices.size + 65536
+        stream = _Stream("flags", _run_flags, _SCALES, 3)
+        flags = np.zeros(0 if few else symbols.size, dtype=np.int8)
+        sides = None if side is None or few else side.numpy()
+        choice = Choice()
+        gaps = few
+        if coder.mode != DECODE and not few:
+            flags[indices] = 1
+            choice = self._choose(stream, flags.reshape(symbols.shape), sides)
+            if symbols.size > 64 * indices.size:
+                gaps = self._gap_bits(tensor, symbols.size) < self._bits(
+                    stream, flags.reshape(symbols.shape), sides, choice
+                )
+        if not few:
+            gaps = bool(coder.number(1, int(gaps)))
+        if gaps:
+            _run_gaps(coder, self.models, indices, symbols.size)
+            return
+        self._code_with(stream, flags.reshape(symbols.shape), sides, choice)
+        if coder.mode == DECODE:
+            found = np.flatnonzero(flags)
+            if found.size != indices.size:
+                raise ValueError(must("the number of positions", f"{indices.size} as declared", found.size))
+            indices[:] = found
+
+    def _codes(self, tensor: Tensor, count: int) -> None:
+        if count == 1:
+            tensor.zero_()
+            return
+        if count == 2:
+            stream = _Stream("codes 2", _run_flags, _SCALES, 3)
+        else:
+            bits = (count - 1).bit_length()
+            stream = _Stream(f"codes {bits}", _code_runner(bits, count), _CODE_TRIALS, 80)
+        array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
+        self._code(stream, array, None)
+        if self.coder.mode == DECODE:
+            if array.min() < 0 or array.max() >= count:
+                raise ValueError(must("a code", f"in [0, {count})", int(array.max())))
+            tensor.copy_(torch.from_numpy(array))
+
+    def _integers(self, tensor: Tensor) -> None:
+        low, high = (0, 0) if self.coder.mode == DECODE else (int(tensor.min()), int(tensor.max()))
+        if self.coder.number(1, int(max(-low, high) >= _LARGEST)):
+            self._bytes(tensor)
+            return
+        array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
+        self._code(_Stream("levels", _run_levels, _LEVEL_TRIALS, 96), array, None)
+        if self.coder.mode == DECODE:
+            limits = torch.iinfo(tensor.dtype)
+            if int(array.min()) < limits.min or int(array.max()) > limits.max:
+                raise ValueError(
+                    must(f"a level of {tensor.dtype}", f"in [{limits.min}, {limits.max}]", int(array.max()))
+                )
+            tensor.copy_(torch.from_numpy(array))
+
+    def _floats(self, tensor: Tensor, side: Tensor | None) -> None:
+        exponent, mantissa = _FLOATS[tensor.dtype]
         itemsize = tensor.dtype.itemsize
-        model = self.model(f"bytes {itemsize} {type(field.symbols).__name__}", 256 * itemsize)
-        code_bytes(self.coder.mode, self.coder.state, self.coder.data, model, raw, itemsize, 60, 1023)
+        integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[itemsize]
+        array = tensor.contiguous().view(integers).numpy().view(f"uint{8 * itemsize}")
+        tail = 0
+        if tensor.numel() >= _SMALL:
+            tail = self.coder.number(6, _trailing_zeros(array, mantissa))
+            if tail > mantissa:
+                raise ValueError(must("the number of zero bits", f"at most {mantissa}", tail))
+        sides = None if side is None else side.numpy()
+        stream = _Stream(f"floats {tensor.dtype}", _float_runner(exponent, mantissa, tail), _FLOAT_TRIALS, 64)
+        self._code(stream, array, sides)
+
+    def _bytes(self, tensor: Tensor) -> None:
+        itemsize, coder = tensor.dtype.itemsize, self.coder
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        coder.reserve(24 * raw.size)
+        model = self.models(f"bytes {itemsize}", 256 * itemsize)
+        kernels.code_bytes(coder.mode, coder.state, coder.data, model, raw, itemsize, 60, 1023)
+
+    def _code(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None) -> None:
+        choice = Choice() if self.coder.mode == DECODE else self._choose(stream, array, sides)
+        self._code_with(stream, array, sides, choice)
+
+    def _code_with(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None, choice: Choice) -> None:
+        """Codes the choice, then the entries in its scan order."""
+        coder = self.coder
+        if array.size >= _SMALL:
+            choice = _code_choice(coder, self.models, stream.name, choice, self.choices.get(stream.name, Choice()))
+            self.choices[stream.name] = choice
+        coder.reserve(stream.worst_bytes * array.size + 64)
+        order = order_of(array.ndim, choice.scan)
+        entries, columns = scanned(array, choice.scan)
+        stream.run(coder, self.models, entries, columns, _scanned_sides(sides, choice.scan), choice)
+        if coder.mode == DECODE:
+            array.transpose(order)[...] = entries.reshape([array.shape[a] for a in order])
+
+    def _choose(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None) -> Choice:
+        start = self.choices.get(stream.name, Choice())
+        if array.size < _SMALL:
+            return Choice()
+        part = sample(array)
+        part_sides = None if sides is None else sample(sides)
+        scans = len(orders(array.ndim))
+        trials = [(name, tuple(v for v in values if name != "scan" or v < scans)) for name, values in stream.trials]
+        if start.scan >= scans:
+            start = Choice()
+        return best_choice(start, trials, lambda choice: self._bits(stream, part, part_sides, choice))
+
+    def _bits(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None, choice: Choice) -> float:
+        coder, models = Coder(MEASURE), self.models.copy()
+        _code_choice(coder, models, stream.name, choice, self.choices.get(stream.name, Choice()))
+        entries, columns = scanned(array, choice.scan)
+        stream.run(coder, models, entries, columns, _scanned_sides(sides, choice.scan), choice)
+        return coder.bits
+
+    def _gap_bits(self, tensor: Tensor, size: int) -> float:
+        coder = Coder(MEASURE)
+        _run_gaps(coder, self.models.copy(), tensor.numpy(), size)
+        return coder.bits
 
 
-__all__ = ["DECODE", "Section"]
+def _code_choice(coder: Coder, models: Models, name: str, choice: Choice, last: Choice) -> Choice:
+    """One bit when the choice is the last one of this name, all its fields otherwise."""
+    model = models(f"choice of {name}", CHOICE_CONTEXTS)
+    coder.reserve(64)
+
+    def code(place: int, bits: int, value: int) -> int:
+        return int(kernels.code_choice(coder.mode, coder.state, coder.data, model, 16 * place, bits, value))
+
+    if code(CHOICE_CONTEXTS // 16 - 1, 1, int(choice != last)):
+        return choice.code(code)
+    return last
+
+
+def _scanned_sides(sides: np.ndarray | None, scan: int) -> np.ndarray:
+    return np.zeros(0, dtype=np.uint8) if sides is None else scanned(sides, scan)[0]
+
+
+def _trailing_zeros(array: np.ndarray, mantissa: int) -> int:
+    union = int(np.bitwise_or.reduce(array, axis=None))
+    return next((bit for bit in range(mantissa) if union >> bit & 1), mantissa)
+
+
+def _run_flags(
+    coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice, binary: bool = True
+) -> None:
+    model = models(f"{'flags' if binary else 'levels'} {choice.mix}", kernels.LEVEL_CONTEXTS)
+    kernels.code_levels(coder.mode, coder.state, coder.data, model, x, columns, side, binary, choice.for_kernel())
+
+
+def _run_levels(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
+    _run_flags(coder, models, x, columns, side, choice, binary=False)
+
+
+def _code_runner(bits: int, count: int) -> Run:
+    """Codes as a tree of decisions; or as levels around the most frequent one."""
+
+    def run(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
+        if choice.kernel == 0:
+            model = models(f"tree {bits} {choice.mix}", kernels.CLASSES << min(bits, 8))
+            state, numbers = coder.state, choice.for_kernel()
+            kernels.code_tree(coder.mode, state, coder.data, model, x, columns, bits, count - 1, numbers)
+            return
+        decoding = coder.mode == DECODE
+        centre = 0 if decoding else int(np.bincount(x[: 1 << 16]).argmax())
+        centre = coder.number(bits, centre)
+        levels = x if decoding else x - np.int32(centre)
+        model = models(f"codes {bits} {choice.mix}", kernels.LEVEL_CONTEXTS)
+        numbers = choice.for_kernel()
+        kernels.code_levels(coder.mode, coder.state, coder.data, model, levels, columns, side, False, numbers)
+        if decoding:
+            x += np.int32(centre)
+
+    return run
+
+
+def _float_runner(exponent: int, mantissa: int, tail: int) -> Run:
+    """Floating values in their parts; or, as kernel 1, bits as they are."""
+
+    def run(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
+        raw = choice.kernel == 1
+        split = (0, exponent + mantissa, 0) if raw else (exponent, mantissa, tail)
+        model = models(f"floats {split[:2]} {choice.mix > 0}", kernels.float_contexts(split[0]))
+        state, numbers = coder.state, choice.for_kernel()
+        if raw:
+            numbers[:] = (0, 0, 0, 0, 3, 255, 1023, 0, 0)
+        kernels.code_floats(coder.mode, state, coder.data, model, x, columns, side, *split, numbers)
+
+    return run
+
+
+def _run_gaps(coder: Coder, models: Models, indices: np.ndarray, size: int) -> None:
+    coder.reserve(200 * indices.size + 64)
+    model = models("gaps", kernels.GAP_CONTEXTS)
+    if not kernels.code_gaps(coder.mode, coder.state, coder.data, model, indices, size, 255, 1023):
+        raise ValueError("a position lies beyond the weight")

@@ -1,0 +1,114 @@
+"""What the encoder may choose for a tensor, and how it finds the best: it measures, with the models that will code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+# Weights, in sixteenths, of the means near (along the scan), of the row and of the column; none at all is the first.
+MIXES = ((0, 0, 0), (0, 8, 8), (4, 4, 8), (0, 4, 12), (4, 8, 4), (0, 16, 0), (8, 4, 4), (4, 0, 12))
+DRIFTS = (3, 4, 5, 6)
+RATES = ((255, 1023), (60, 1023), (30, 255), (1023, 8191))
+_BITS = {"kernel": 1, "scan": 2, "mix": 3, "coarse": 2, "drift": 2, "rate": 2, "detail": 2, "signs": 1}
+CHOICE_CONTEXTS = 16 * (len(_BITS) + 1)
+SAMPLE = 32768
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The encoder's choices for one tensor, each a small number.
+
+    Attributes:
+        kernel: which of two ways of coding, where there are two.
+        scan: the order of the entries (`orders`).
+        mix: which running means make the class of a context: a place in MIXES.
+        coarse: merges 2^coarse classes.
+        drift: a place in DRIFTS, the means of columns move by 2^-drift of the difference.
+        rate: a place in RATES, the limits of the counts in the adaptive estimates.
+        detail: blocks of zeros in one decision; for floating values the mantissa bits that are modelled.
+        signs: signs in the context of the neighbours' signs.
+    """
+
+    kernel: int = 0
+    scan: int = 0
+    mix: int = 0
+    coarse: int = 0
+    drift: int = 2
+    rate: int = 0
+    detail: int = 0
+    signs: int = 0
+
+    def for_kernel(self) -> np.ndarray:
+        """The numbers that the kernels take."""
+        numbers = (*MIXES[self.mix], self.coarse, DRIFTS[self.drift], *RATES[self.rate], self.detail, self.signs)
+        return np.array(numbers, dtype=np.int64)
+
+    def code(self, code: Callable[[int, int, int], int]) -> Choice:
+        """Codes every field by code(place, bits, value) -> value."""
+        values = [code(i, _BITS[field.name], getattr(self, field.name)) for i, field in enumerate(fields(self))]
+        return Choice(*values)
+
+
+Trials = Iterable[tuple[str, tuple[int, ...]]]
+
+
+def best_choice(start: Choice, trials: Trials, cost: Callable[[Choice], float]) -> Choice:
+    """The cheapest choice that coordinate descent from `start` finds: each field's alternatives in turn."""
+    best, least = start, cost(start)
+    for name, values in trials:
+        for value in values:
+            if value == getattr(best, name):
+                continue
+            other = replace(best, **{name: value})
+            bits = cost(other)
+            if bits < least:
+                best, least = other, bits
+    return best
+
+
+def orders(ndim: int) -> list[tuple[int, ...]]:
+    """The axes' orders in which a tensor may be scanned; columns are all axes but those that stand for the rows."""
+    if ndim < 2:
+        return [tuple(range(ndim))]
+    rest = tuple(range(2, ndim))
+    found = [tuple(range(ndim)), (1, *rest, 0)]
+    return found if ndim == 2 else [*found, (*rest, 0, 1), (1, 0, *rest)]
+
+
+def scanned(array: np.ndarray, scan: int) -> tuple[np.ndarray, int]:
+    """The entries in the order of a scan, copied to one run, and the number of columns."""
+    order = order_of(array.ndim, scan)
+    moved = np.ascontiguousarray(array.transpose(order))
+    return moved.reshape(-1), columns_of(array.shape, scan)
+
+
+def columns_of(shape: tuple[int, ...], scan: int) -> int:
+    """The number of columns of a scan: of a vector 1, else what follows the row axes."""
+    if len(shape) < 2 or 0 in shape:
+        return 1
+    moved = [shape[a] for a in order_of(len(shape), scan)]
+    # Scan 1 has the first axis, scan 2 the second one as its columns; the others all but the first.
+    return moved[-1] if scan in (1, 2) else math.prod(moved[1:])
+
+
+def order_of(ndim: int, scan: int) -> tuple[int, ...]:
+    """The order of the axes; ValueError for a scan that such a tensor does not have."""
+    found = orders(ndim)
+    if scan >= len(found):
+        raise ValueError(f"a tensor of {ndim} dimensions has no scan {scan}")
+    return found[scan]
+
+
+def sample(array: np.ndarray) -> np.ndarray:
+    """A box from the middle of an array, of about SAMPLE entries: what the choices are tried on."""
+    while array.size > 2 * SAMPLE:
+        # The first axis down to 64, then the longest of the others.
+        axis = 0 if array.shape[0] > 64 or array.ndim == 1 else 1 + int(np.argmax(array.shape[1:]))
+        n = array.shape[axis]
+        if n == 1:
+            axis, n = int(np.argmax(array.shape)), max(array.shape)
+        array = array.take(range(n // 4, n // 4 + (n + 1) // 2), axis=axis)
+    return array
