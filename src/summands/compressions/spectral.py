@@ -35,11 +35,7 @@ class Spectrum:
         tall = (matrix.T if flipped else matrix).to(torch.float64)
         scale = (float(tall.abs().max()) if tall.numel() else 0.0) or 1.0
         tall = tall / scale
-        values, vectors = torch.linalg.eigh(tall.T @ tall)
-        vectors = vectors.flip(1)
-        if vectors.numel():
-            vectors *= vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-        return cls(tall, scale, values.flip(0).clamp(min=0), vectors, flipped)
+        return cls(tall, scale, *eigen(tall.T @ tall), flipped)
 
     def tails(self) -> Tensor:
         """For each rank from 0 to min(m, n), the squared error of the best matrix of this rank (Eckart-Young)."""
@@ -54,3 +50,12 @@ class Spectrum:
         left = image / root.where(root > 0, 1.0) * self.scale**0.5
         right = (basis * root).T * self.scale**0.5
         return (right.T, left.T) if self.flipped else (left, right)
+
+
+def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a Gram matrix, falling and none negative, and its eigenvectors with fixed signs as columns."""
+    values, vectors = torch.linalg.eigh(gram)
+    vectors = vectors.flip(1)
+    if vectors.numel():
+        vectors *= vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    return values.flip(0).clamp(min=0), vectors

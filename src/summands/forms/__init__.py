@@ -7,5 +7,19 @@ from .grid import Grid
 from .low_rank import LowRank
 from .sparse import Sparse
 from .sum import Sum
+from .transform import Transform
+from .tucker import Tucker
 
-__all__ = ["Codebook", "Dense", "ElementwiseForm", "Form", "Grid", "LowRank", "Sparse", "Sum", "paper_bits"]
+__all__ = [
+    "Codebook",
+    "Dense",
+    "ElementwiseForm",
+    "Form",
+    "Grid",
+    "LowRank",
+    "Sparse",
+    "Sum",
+    "Transform",
+    "Tucker",
+    "paper_bits",
+]
