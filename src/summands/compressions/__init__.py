@@ -8,8 +8,11 @@ from .compression import Compression, Terms, squared_error
 from .keep import Keep
 from .low_rank import LowRank
 from .prune import Prune, PrunePenalty
+from .prune_nm import PruneNM
 from .quantize import Quantize
 from .shrink import L1Ball, SoftThreshold
+from .transform import Transform
+from .tucker import Tucker
 
 __all__ = [
     "COMPRESSIONS",
@@ -19,10 +22,13 @@ __all__ = [
     "L1Ball",
     "LowRank",
     "Prune",
+    "PruneNM",
     "PrunePenalty",
     "Quantize",
     "SoftThreshold",
     "Terms",
+    "Transform",
+    "Tucker",
     "squared_error",
 ]
 
@@ -31,8 +37,11 @@ COMPRESSIONS: tuple[type[Compression], ...] = (
     L1Ball,
     LowRank,
     Prune,
+    PruneNM,
     PrunePenalty,
     Quantize,
     SoftThreshold,
+    Transform,
+    Tucker,
 )
 """Every compression that a plan may name."""
