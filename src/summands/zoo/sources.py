@@ -22,6 +22,8 @@ from pathlib import Path
 
 _CONNECT_SECONDS = 10
 _TOOL_SECONDS = 300
+_SLACK = 4096
+"""Bytes that a file which does not shrink may grow by in gzip."""
 
 Sizes = Mapping[str, int]
 """File name -> its size in bytes, uncompressed; nothing longer is ever read."""
@@ -66,7 +68,7 @@ class Address(Source):
     base: str
 
     def fetch(self, sizes: Sizes) -> dict[str, bytes]:
-        return {name: _gunzip(_download(f"{self.base}{name}.gz", 2 * size), size) for name, size in sizes.items()}
+        return {name: _gunzip(_download(f"{self.base}{name}.gz", size + _SLACK), size) for name, size in sizes.items()}
 
     def __str__(self) -> str:
         return self.base

@@ -63,10 +63,10 @@ RECIPES = {
     "lenet5-mnist": Recipe("lenet5", "mnist", epochs=10, lr=0.02, weight_decay=5e-4),
     "lenet5-fashion-mnist": Recipe("lenet5", "fashion-mnist", epochs=10, lr=0.02, weight_decay=5e-4),
     "resnet20-fashion-mnist": Recipe(
-        "resnet20", "fashion-mnist", epochs=20, lr=0.2, weight_decay=5e-4, warmup=0.3, shift=2, flip=True
+        "resnet20", "fashion-mnist", epochs=15, lr=0.2, weight_decay=5e-4, warmup=0.3, shift=2, flip=True
     ),
     "vgg-fashion-mnist": Recipe(
-        "vgg", "fashion-mnist", epochs=20, lr=0.1, weight_decay=5e-4, warmup=0.3, shift=2, flip=True
+        "vgg", "fashion-mnist", epochs=15, lr=0.1, weight_decay=5e-4, warmup=0.3, shift=2, flip=True
     ),
     "alexnet-fashion-mnist": Recipe(
         "alexnet", "fashion-mnist", epochs=15, lr=0.05, weight_decay=5e-4, warmup=0.1, shift=2, flip=True
