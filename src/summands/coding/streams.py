@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _SCALES: Trials = (
     ("mix", (0, 1, 2, 3)),
     ("scan", (0, 1, 2, 3)),
-    ("mix", (2, 3, 4, 5, 6, 7)),
+    ("mix", (4, 5, 6)),
     ("detail", (0, 1)),
     ("coarse", (0, 1, 2)),
     ("rate", (0, 1, 2, 3)),
-    ("drift", (0, 1, 2, 3)),
+    ("drift", (1, 2, 3)),
 )
 _LEVEL_TRIALS: Trials = (*_SCALES, ("signs", (0, 1)))
 _CODE_TRIALS: Trials = (("kernel", (0, 1)), *_SCALES, ("signs", (0, 1)), ("kernel", (0, 1)))
@@ -35,9 +35,9 @@ _FLOAT_TRIALS: Trials = (
     ("detail", (0, 1, 2, 3)),
     ("mix", (0, 1, 3)),
     ("scan", (0, 1)),
-    ("mix", (0, 1, 5, 3)),
     ("rate", (0, 1, 3)),
 )
+_RARE = 0.05  # below this share of nonzeros, blocks of zeros come first
 
 
 class Models:
@@ -147,7 +147,7 @@ class Section:
         if self.coder.mode == DECODE:
             if array.min() < 0 or array.max() >= count:
                 raise ValueError(must("a code", f"in [0, {count})", int(array.max())))
-            tensor.copy_(torch.from_numpy(array))
+            tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 
     def _integers(self, tensor: Tensor) -> None:
         low, high = (0, 0) if self.coder.mode == DECODE else (int(tensor.min()), int(tensor.max()))
@@ -162,7 +162,7 @@ class Section:
                 raise ValueError(
                     must(f"a level of {tensor.dtype}", f"in [{limits.min}, {limits.max}]", int(array.max()))
                 )
-            tensor.copy_(torch.from_numpy(array))
+            tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 
     def _floats(self, tensor: Tensor, side: Tensor | None) -> None:
         exponent, mantissa = _FLOATS[tensor.dtype]
@@ -203,15 +203,16 @@ class Section:
             array.transpose(order)[...] = entries.reshape([array.shape[a] for a in order])
 
     def _choose(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None) -> Choice:
-        start = self.choices.get(stream.name, Choice())
         if array.size < _SMALL:
             return Choice()
         part = sample(array)
         part_sides = None if sides is None else sample(sides)
         scans = len(orders(array.ndim))
         trials = [(name, tuple(v for v in values if name != "scan" or v < scans)) for name, values in stream.trials]
-        if start.scan >= scans:
-            start = Choice()
+        start = self.choices.get(stream.name, Choice())
+        start = replace(start, scan=start.scan if start.scan < scans else 0)
+        if stream.trials is not _FLOAT_TRIALS:
+            start = replace(start, detail=int(np.count_nonzero(part) < _RARE * part.size))
         return best_choice(start, trials, lambda choice: self._bits(stream, part, part_sides, choice))
 
     def _bits(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None, choice: Choice) -> float:
