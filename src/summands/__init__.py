@@ -1,7 +1,14 @@
 """summands: every weight of a trained network becomes a learned sum of compressed parts, in one small file."""
 
-from .compressions import Keep
+from .api import compress, load
+from .compressions import *  # noqa: F403 - the package list is the one list of compressions
+from .compressions import __all__ as _compressions
+from .errors import SummandsError
+from .lc import SGD, Schedule, Step
+from .plan import Plan
+from .records import Verdict
+from .result import Result
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["Keep"]
+__all__ = ["SGD", "Plan", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress", "load", *_compressions]

@@ -1,0 +1,186 @@
+"""`compress` and `load`: the library's door. cli.py is the other door to the same functions."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from . import container
+from .errors import ArgumentError, must
+from .forms import Dense, Form, relative_error
+from .lc import Checkpoint, Loop, Schedule, Train, TrainingLearner, has_batch_norm
+from .lc.loop import Evaluate
+from .lc.passes import c_step
+from .network import load_into, state_tensors
+from .plan import Matched, Plan
+from .records import StepRecord, Verdict
+from .result import Result
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def compress(
+    model: nn.Module | Mapping[str, Tensor],
+    plan: Plan,
+    *,
+    train: Train | None = None,
+    evaluate: Evaluate | None = None,
+    inputs: Iterable[Any] = (),
+    schedule: Schedule | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    state: Callable[[], Any] | None = None,
+    load_state: Callable[[Any], None] | None = None,
+    report: Callable[[StepRecord], None] = lambda row: None,
+) -> Result:
+    """Compresses a trained network: directly, or by Learning-Compression when `train` is given.
+
+    Args:
+        model: a module, which is not changed; or the tensors of a checkpoint by name (direct compression only).
+        plan: which weights get what.
+        train: your own training loop `train(model, penalty, step)`: it adds `penalty()` to its loss and trains for
+            `step.epochs`, with a learning rate of at most `step.max_lr`. `SGD(data)` is a ready-made one.
+        evaluate: the error of a model on validation data, to be small; decides which iterate is kept.
+        inputs: batches of the model's input for BatchNorm statistics; needed if the model has BatchNorm and is trained.
+        schedule: how mu grows, and how long to train.
+        seed: all randomness derives from it.
+        checkpoint: a file that is rewritten after every step.
+        resume: go on from that file if it exists; the bytes are those of an uninterrupted run.
+        state, load_state: save and restore what your `train` keeps between steps, if it keeps anything.
+        report: called with a record after every step.
+
+    Raises:
+        PlanError: the plan does not fit the model. WeightError: a weight is not finite. TrainingError: `train` or
+        `evaluate` broke its contract. MismatchError: the checkpoint belongs to another run.
+
+    >>> import torch, summands as sm
+    >>> model = torch.nn.Linear(20, 10)
+    >>> result = sm.compress(model, sm.Plan({"weight": "Quantize(2) + Prune(keep=0.05)"}, ignore=["bias"]))
+    >>> result.verdict.name, result.forms["weight"].dense().shape
+    ('DIRECT', torch.Size([10, 20]))
+    """
+    matched = plan.match(model)
+    if not isinstance(model, nn.Module):
+        if train is not None or evaluate is not None:
+            raise ArgumentError(must("model", "a module when `train` or `evaluate` is given", "tensors"))
+        return _direct(model, plan, matched)
+    _check(model, train, inputs, schedule, checkpoint)
+    schedule = schedule or Schedule()
+    recipe = _recipe(plan, schedule if train else None, seed)
+    kept = Checkpoint(Path(checkpoint), recipe, state, load_state) if checkpoint is not None else None
+    own = copy.deepcopy(model)
+    loop = Loop(
+        model=own,
+        tasks=matched.tasks,
+        learner=TrainingLearner(own, train) if train is not None else None,
+        schedule=schedule,
+        evaluate=evaluate,
+        inputs=inputs,
+        seed=seed,
+        checkpoint=kept,
+        report=report,
+    )
+    network, history, verdict = loop.run(resume=resume)
+    return _result(network, matched, state_tensors(model), history, verdict, recipe)
+
+
+@overload
+def load(path: str | Path, *, into: None = None, max_bytes: int | None = None) -> dict[str, Tensor]: ...
+
+
+@overload
+def load(path: str | Path, *, into: Model, max_bytes: int | None = None) -> Model: ...
+
+
+def load(
+    path: str | Path, *, into: nn.Module | None = None, max_bytes: int | None = None
+) -> nn.Module | dict[str, Tensor]:
+    """The dense weights of a file, by name; or the model `into` with these weights in it.
+
+    Args:
+        into: a model of the same tensors and shapes; its weights are replaced.
+        max_bytes: refuse a file that declares more decoded bytes than this.
+
+    Raises:
+        FileError: the file cannot be read, is damaged, or declares too much. MismatchError: it does not fit `into`.
+    """
+    forms = container.read(path, max_bytes=max_bytes).forms
+    if into is None:
+        return {name: form.dense() for name, form in forms.items()}
+    load_into(into, forms)
+    return into
+
+
+def _direct(tensors: Mapping[str, Tensor], plan: Plan, matched: Matched) -> Result:
+    forms = c_step(matched.tasks, tensors)
+    network: dict[str, Form] = {
+        name: forms[name] if name in forms else Dense(shape=t.shape, dtype=t.dtype, values=t)
+        for name, t in tensors.items()
+    }
+    return _result(network, matched, tensors, [], Verdict.DIRECT, _recipe(plan, None, 0))
+
+
+def _result(
+    network: Mapping[str, Form],
+    matched: Matched,
+    reference: Mapping[str, Tensor],
+    history: list[StepRecord],
+    verdict: Verdict,
+    recipe: Mapping[str, Any],
+) -> Result:
+    rules = {name: str(task.compression) for task in matched.tasks for name in task.weights}
+    errors = {name: relative_error(reference[name], network[name]) for name in rules}
+    return Result(
+        forms=network,
+        rules={name: rules.get(name, "kept") for name in network},
+        history=tuple(history),
+        verdict=verdict,
+        reference_bytes=sum(t.numel() * t.element_size() for t in reference.values()),
+        relative_errors=errors,
+        metadata={**recipe, "verdict": verdict.name, "versions": _versions()},
+    )
+
+
+def _recipe(plan: Plan, schedule: Schedule | None, seed: int) -> dict[str, Any]:
+    if schedule is None:
+        return {"plan": plan.to_dict()}
+    return {"plan": plan.to_dict(), "schedule": vars(schedule), "seed": seed}
+
+
+def _versions() -> dict[str, str]:
+    from . import __version__
+
+    return {"summands": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _check(
+    model: nn.Module,
+    train: Train | None,
+    inputs: Iterable[Any],
+    schedule: Schedule | None,
+    checkpoint: str | Path | None,
+) -> None:
+    if train is None and schedule is not None:
+        raise ArgumentError(must("train", "given when `schedule` is", None, "pass your training loop, or SGD(data)"))
+    if train is None and checkpoint is not None:
+        raise ArgumentError(must("train", "given when `checkpoint` is", None, "direct compression takes seconds"))
+    if train is not None and not callable(train):
+        raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
+    if iter(inputs) is inputs:
+        raise ArgumentError(must("inputs", "a list or a DataLoader, to be run through again and again", inputs))
+    if train is not None and has_batch_norm(model) and isinstance(inputs, tuple) and not inputs:
+        raise ArgumentError(
+            must(
+                "inputs",
+                "batches of the model's input, since the model has BatchNorm",
+                (),
+                "its statistics must be recomputed for the compressed weights",
+            )
+        )

@@ -1,0 +1,308 @@
+"""The command line: the same functions as api.py, for files.
+
+Standard output carries results alone (tables, or JSON with --json); progress and errors go to standard error.
+A mistake of the user's is one line and exit code 2, and no output is left half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import __version__, container
+from .api import compress as compress_model
+from .api import load
+from .coding import Layout
+from .errors import ArgumentError, FileError, MismatchError, SummandsError, must
+from .forms import relative_error
+from .lc import Schedule
+from .plan import Plan, default_plan
+from .records import DeclaredRecord
+from .report.progress import StepProgress
+from .report.tables import declared_table
+from .result import Result
+from .taskfile import TaskFile, load_task
+
+app = typer.Typer(
+    name="summands",
+    help="Compress a trained network: every weight a sum of compressed parts, the whole in one small file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write. Replaced whole, or not at all.")]
+MaxBytes = Annotated[
+    int | None, typer.Option(help="Refuse a file that declares more decoded bytes than this, before decoding.")
+]
+SumsFile = Annotated[Path, typer.Argument(help="A .sums file.", metavar="FILE.sums")]
+
+
+def main() -> None:
+    """The program `summands`."""
+    try:
+        app()
+    except SummandsError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"summands {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def compress(
+    source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint (direct), or a task file .py (see below).")],
+    output: Output = Path("model.sums"),
+    plan: Annotated[Path | None, typer.Option(help="YAML or JSON plan; without one, a cautious default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="L and C steps; 0 fine-tunes after direct compression.")] = None,
+    mu0: Annotated[float | None, typer.Option(help="First penalty weight.")] = None,
+    growth: Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs in each L step.")] = None,
+    finetune: Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")] = None,
+    seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Rewritten after every step. [default: OUTPUT.checkpoint]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if there is one.")] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Write plan, schedule and versions too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the plan matches, and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compress a network.
+
+    A checkpoint is compressed **directly**: `summands compress model.safetensors --plan plan.yaml -o model.sums`
+
+    A task file is compressed by **Learning-Compression**. It defines `model()`, `train(model, penalty, step)` (your own
+    loop, with `penalty()` added to the loss) and `evaluate(model)` (the error on validation data); and, if it likes,
+    `inputs`, `plan`, `schedule`, `state()` and `load_state(value)`. See examples/task.py.
+
+    A plan: `weights: {"conv*": "Quantize(2) + Prune(keep=0.01)", "fc*": "LowRank(10)"}`  `ignore: ["*.bias"]`
+    """
+    is_task = source.suffix == ".py"
+    task = load_task(source) if is_task else None
+    tensors = task.network() if task else read_safetensors(source)
+    chosen = Plan.from_file(plan) if plan else task.plan if task and task.plan else default_plan(tensors)
+    matched = chosen.match(tensors)
+    if not plan and not (task and task.plan):
+        typer.echo("No plan was given; this is the default for this network:", err=True)
+        typer.echo(chosen.to_yaml(), err=True)
+    if dry_run:
+        typer.echo(json.dumps(chosen.to_dict(), indent=2) if as_json else str(matched))
+        return
+    check_writable(output)
+    options: dict[str, Any] = {"steps": steps, "mu0": mu0, "growth": growth, "epochs": epochs, "finetune": finetune}
+    given = {name: value for name, value in options.items() if value is not None}
+    if task is None or task.train is None:
+        training = [f"--{name}" for name in given] + ["--resume"] * resume + ["--checkpoint"] * (checkpoint is not None)
+        if training:
+            raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
+        result = compress_model(tensors, chosen, evaluate=task.evaluate if task else None)
+    else:
+        schedule = replace(task.schedule or Schedule(), **given)
+        result = _learn(task, chosen, schedule, seed, checkpoint or Path(f"{output}.checkpoint"), resume, quiet)
+    size = result.save(output, metadata=metadata)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "file_bytes": size, **summary(result)}, indent=2))
+    else:
+        typer.echo(str(result))
+        typer.echo(f"wrote {output}: {size:,} bytes" + (" with metadata" if metadata else ""))
+
+
+def _learn(
+    task: TaskFile, plan: Plan, schedule: Schedule, seed: int, checkpoint: Path, resume: bool, quiet: bool
+) -> Result:
+    total = schedule.steps + -(-schedule.finetune // schedule.epochs)
+    with StepProgress(total, quiet) as progress:
+        return compress_model(
+            task.network(),
+            plan,
+            train=task.train,
+            evaluate=task.evaluate,
+            inputs=task.inputs,
+            schedule=schedule,
+            seed=seed,
+            checkpoint=checkpoint,
+            resume=resume,
+            state=task.state,
+            load_state=task.load_state,
+            report=progress,
+        )
+
+
+@app.command()
+def inspect(file: SumsFile, as_json: Json = False) -> None:
+    """Show what a file holds, from its header alone: nothing is decoded."""
+    header = container.read_header(file)
+    rows = [_declared(name, layouts) for name, layouts in header.layouts.items()]
+    totals = {
+        "file_bytes": header.file_bytes,
+        "header_bytes": header.size_bytes,
+        "metadata_bytes": header.metadata_bytes,
+        "decoded_bytes": header.memory_bytes(),
+        "dense_bytes": sum(row.dense_bytes for row in rows),
+        "sections": sum(1 for _ in header.sections),
+        "layers": len(header.layers),
+        "version": header.version,
+    }
+    if as_json:
+        typer.echo(json.dumps({**totals, "weights": [asdict(row) for row in rows]}, indent=2))
+    else:
+        typer.echo(declared_table(rows))
+        typer.echo("\n" + "  ".join(f"{name}={value:,}" for name, value in totals.items()))
+
+
+def _declared(name: str, layouts: Sequence[Layout]) -> DeclaredRecord:
+    first = layouts[0]
+    kinds = " + ".join(term.kind for term in first.terms) or first.kind
+    # Several layouts are row blocks of one weight; refinement layers repeat the whole shape.
+    rows = sum(layout.shape[0] for layout in layouts) if len(layouts) > 1 else None
+    shape = first.shape if rows is None else (rows, *first.shape[1:])
+    return DeclaredRecord(
+        name, shape, str(first.dtype).removeprefix("torch."), kinds, sum(x.dense_bytes for x in layouts)
+    )
+
+
+@app.command()
+def evaluate(
+    file: SumsFile,
+    task: Annotated[Path, typer.Argument(help="A task file .py with model() and evaluate(model).")],
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Load a file into the task's model and print its error, beside that of the model as it comes."""
+    user = load_task(task)
+    if user.evaluate is None:
+        raise ArgumentError(must(f"{task.name}", "a task file that defines evaluate(model)", "no such name"))
+    model = user.network().eval()
+    with torch.no_grad():
+        reference = float(user.evaluate(model))
+        load(file, into=model, max_bytes=max_bytes)
+        error = float(user.evaluate(model.eval()))
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), "error": error, "reference_error": reference}, indent=2))
+    else:
+        typer.echo(f"error={error:.6g}  reference_error={reference:.6g}")
+
+
+@app.command()
+def decompress(
+    file: SumsFile, output: Output = Path("dense.safetensors"), max_bytes: MaxBytes = None, as_json: Json = False
+) -> None:
+    """Write the dense weights as .safetensors."""
+    check_writable(output)
+    tensors = load(file, max_bytes=max_bytes)
+    write_safetensors(tensors, output)
+    size = output.stat().st_size
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "tensors": len(tensors), "bytes": size}, indent=2))
+    else:
+        typer.echo(f"wrote {output}: {len(tensors)} tensors, {size:,} bytes")
+
+
+@app.command()
+def verify(
+    file: SumsFile,
+    against: Annotated[Path | None, typer.Option(help="A dense .safetensors to compare with.")] = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Decode everything and check every checksum; with --against, compare with a dense checkpoint."""
+    forms = container.read(file, max_bytes=max_bytes).forms
+    answer: dict[str, Any] = {"file": str(file), "tensors": len(forms), "ok": True}
+    if against is not None:
+        dense = read_safetensors(against)
+        if dense.keys() != forms.keys():
+            differ = sorted(dense.keys() ^ forms.keys())
+            raise MismatchError(must(f"the tensors of {against}", "those of the file", f"a difference in {differ[:5]}"))
+        for name, form in forms.items():
+            if form.shape != dense[name].shape:
+                got = tuple(form.shape)
+                raise MismatchError(must(f"the shape of {name!r} in {file}", f"{tuple(dense[name].shape)}", got))
+        answer["relative_errors"] = {name: relative_error(dense[name], form) for name, form in forms.items()}
+        answer["exact"] = sum(error == 0 for error in answer["relative_errors"].values())
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    for name, error in answer.get("relative_errors", {}).items():
+        typer.echo(f"{name}  {'exact' if error == 0 else f'relative error {error:.6g}'}")
+    typer.echo(f"{file}: {len(forms)} tensors, every checksum and every declaration holds")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the file and the picture.")] = Path("demo"),
+    data: Annotated[str, typer.Option(help="mnist, fashion-mnist or digits; digits if it cannot be had.")] = "mnist",
+    seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train LeNet-300-100 on real images and compress it 25 times: 1 bit a weight plus 1 % floats."""
+    from .demo import run_demo  # needs the extras `plot` and `data`
+
+    outcome = run_demo(output, data, seed, say=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(outcome.to_dict(), indent=2) if as_json else str(outcome))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a .safetensors file; FileError if it is none."""
+    if not path.is_file():
+        raise FileError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise FileError(f"{path} is not a safetensors file: {error}") from error
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes beside `path`, then renames."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}: {error}") from error
+
+
+def check_writable(output: Path) -> None:
+    """FileError now, rather than after hours of training, if the output cannot be written."""
+    folder = output.parent
+    if not folder.is_dir():
+        raise FileError(f"cannot write {output}: there is no folder {folder}")
+    if output.is_dir():
+        raise FileError(f"cannot write {output}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"cannot write {output}: no permission in {folder}")
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """The result as plain values."""
+    return {
+        "size_bytes": result.size_bytes,
+        "reference_bytes": result.reference_bytes,
+        "ratio": result.ratio,
+        "paper_ratio": result.paper_ratio,
+        "error": result.error,
+        "verdict": result.verdict.name,
+        "remedy": result.verdict.value,
+        "weights": [asdict(row) for row in result.rows()],
+        "history": [row.row() for row in result.history],
+    }

@@ -1,0 +1,132 @@
+"""Training the continuous parts of compressed weights with the discrete parts frozen.
+
+Each weight of the model becomes a function of its form's continuous tensors (codebook values, factors, kept values),
+so that the user's own training loop, run as it is, moves those and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..compressions.stored import rounded
+from ..forms import ElementwiseForm, Form
+
+
+class _FromForm(nn.Module):
+    """The dense weight as a function of the scaled continuous tensors of its form."""
+
+    def __init__(self, form: Form, scales: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.form, self.names = form, list(scales)
+        self.scales = list(scales.values())
+
+    def forward(self, *scaled: Tensor) -> Tensor:
+        tensors = {name: t / scale for name, t, scale in zip(self.names, scaled, self.scales, strict=True)}
+        return self.form.replace_tensors(tensors).dense()
+
+
+class Continuous:
+    """The continuous tensors of several forms as parameters, shared where the forms share.
+
+    A codebook value is the gradient's sum over every weight that uses it: thousands of times a weight's own. So each
+    tensor t is trained as t * sqrt(n), n the squared norm of d dense / d t, entry by entry; one learning rate then
+    moves a codebook value about as far as it moved the weights.
+    """
+
+    def __init__(self, forms: Mapping[str, Form]) -> None:
+        self.forms = dict(forms)
+        self._stored = {id(t): t for form in forms.values() for t in form.continuous_tensors().values()}
+        sensitivities = self._sensitivities()
+        self.scales = {key: n.clamp_min(1.0).sqrt() for key, n in sensitivities.items()}
+        self.parameters = {
+            key: nn.Parameter(t.to(torch.promote_types(t.dtype, torch.float32)) * self.scales[key])
+            for key, t in self._stored.items()
+        }
+
+    def current(self) -> dict[str, Form]:
+        """The forms with the parameters' present values, rounded to the dtypes in which they are stored."""
+        values = {
+            key: rounded(self.parameters[key].detach() / self.scales[key], None, stored.dtype)
+            for key, stored in self._stored.items()
+        }
+        return {
+            name: form.replace_tensors({n: values[id(t)] for n, t in form.continuous_tensors().items()})
+            for name, form in self.forms.items()
+        }
+
+    def values(self) -> list[Tensor]:
+        """The parameters at full precision, for a checkpoint."""
+        return [parameter.detach().clone() for parameter in self.parameters.values()]
+
+    def restore(self, values: Sequence[Tensor]) -> None:
+        """Undoes `values`, for forms that were read back from the same checkpoint."""
+        for parameter, value in zip(self.parameters.values(), values, strict=True):
+            parameter.data.copy_(value)
+
+    @contextmanager
+    def installed(self, model: nn.Module) -> Iterator[None]:
+        """The model's weights computed from the parameters, for as long as the context lasts."""
+        places = [place for place in _places(model) if place[0] in self.forms]
+        kept = {name: getattr(module, attribute) for name, module, attribute in places}
+        # A tied weight stands in several modules, each of which gets the same parameters.
+        for name, module, attribute in places:
+            form = self.forms[name]
+            keys = {field: id(t) for field, t in form.continuous_tensors().items()}
+            function = _FromForm(form, {field: self.scales[key] for field, key in keys.items()})
+            del module._parameters[attribute]
+            module.register_parameter(attribute, nn.Parameter(form.dense().detach()))
+            self._parametrize(module, attribute, function, [self.parameters[key] for key in keys.values()])
+        try:
+            yield
+        finally:
+            for name, module, attribute in places:
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+                del module._parameters[attribute]
+                module.register_parameter(attribute, kept[name])
+
+    @staticmethod
+    def _parametrize(module: nn.Module, attribute: str, function: _FromForm, parameters: list[nn.Parameter]) -> None:
+        function.right_inverse = lambda _: tuple(p.detach() for p in parameters)  # type: ignore[assignment]
+        parametrize.register_parametrization(module, attribute, function, unsafe=True)
+        originals = module.parametrizations[attribute]  # type: ignore[index]
+        for i, parameter in enumerate(parameters):
+            setattr(originals, f"original{i}", parameter)
+
+    def _sensitivities(self) -> dict[int, Tensor]:
+        """Squared norms of the columns of d dense / d t, for tensors of elementwise forms; ones for all others.
+
+        There every entry of the dense weight is linear in one entry of t, dense = J t with J'J diagonal, and the
+        gradient of ||dense||^2 / 2 is J'J t.
+        """
+        totals = {key: torch.ones_like(t, dtype=torch.float32) for key, t in self._stored.items()}
+        seen: set[int] = set()
+        for form in self.forms.values():
+            for part in form.parts():
+                if not isinstance(part, ElementwiseForm):
+                    continue
+                tensors = part.continuous_tensors()
+                probes = {n: torch.ones_like(t, dtype=torch.float32).requires_grad_() for n, t in tensors.items()}
+                if not all(t.numel() for t in tensors.values()):
+                    continue
+                half_square = (part.replace_tensors(probes).dense().float() ** 2).sum() / 2
+                grads = torch.autograd.grad(half_square, list(probes.values()))
+                for name, grad in zip(probes, grads, strict=True):
+                    key = id(tensors[name])
+                    totals[key] = totals[key] + grad if key in seen else grad
+                    seen.add(key)
+        return totals
+
+
+def _places(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """(name of the weight, module that holds it, attribute), a tied weight under its first name at each place."""
+    first: dict[int, str] = {}
+    places = []
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner, _, attribute = name.rpartition(".")
+        places.append((first.setdefault(id(parameter), name), model.get_submodule(owner), attribute))
+    return places

@@ -1,0 +1,213 @@
+"""The Learning-Compression loop (Part I, 1707.01209): L step, C step, multipliers, and the best iterate.
+
+    L step   w      <- argmin L(w) + mu/2 ||w - Delta(Theta) - lambda/mu||^2        the learner's
+    C step   Theta  <- Pi(w - lambda/mu)                                            the compressions'
+             lambda <- lambda - mu (w - Delta(Theta))
+
+Nothing here names a concrete form or compression.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..container import to_bytes
+from ..errors import TrainingError, must
+from ..forms import Form
+from ..network import Network, applied, load_into, snapshot
+from ..plan import Task
+from ..records import StepRecord, Verdict
+from .checkpoint import Checkpoint
+from .finetune import Continuous
+from .learner import Learner, Step
+from .passes import c_step, recompute_batch_norm
+from .schedule import Schedule
+
+Evaluate = Callable[[nn.Module], float]
+"""The error, or any number to be small, of a model, measured on validation data."""
+
+
+@dataclass
+class State:
+    """Everything that the loop carries from step to step, and that a checkpoint holds."""
+
+    forms: dict[str, Form]
+    multipliers: dict[str, Tensor]
+    best: Network
+    best_error: float = math.inf
+    phase: str = "lc"
+    index: int = 0
+    continuous: list[Tensor] | None = None
+    history: list[StepRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One run. `model` is trained and changed: the caller passes its own copy.
+
+    Args:
+        inputs: batches of the model's input, to recompute BatchNorm statistics for the compressed weights.
+        report: called with every new row of the history.
+    """
+
+    model: nn.Module
+    tasks: Sequence[Task]
+    learner: Learner | None
+    schedule: Schedule
+    evaluate: Evaluate | None = None
+    inputs: Iterable[Any] = ()
+    seed: int = 0
+    checkpoint: Checkpoint | None = None
+    report: Callable[[StepRecord], None] = lambda row: None
+
+    def run(self, resume: bool = False) -> tuple[Network, list[StepRecord], Verdict]:
+        """The best compressed network, the history, and how it ended."""
+        state = self.checkpoint.load(self.model) if resume and self.checkpoint else None
+        if state is None:
+            state = self._start()
+            self._save(state)
+        verdict = Verdict.DIRECT
+        if self.learner is not None:
+            verdict = self._lc(state, self.learner)
+            if self.schedule.finetune and verdict is not Verdict.DIVERGED:
+                self._finetune(state, self.learner)
+        return state.best, state.history, verdict
+
+    def _start(self) -> State:
+        began = time.perf_counter()
+        weights = self._weights()
+        forms = c_step(self.tasks, weights)
+        compressed = time.perf_counter() - began
+        zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
+        state = State(forms=forms, multipliers=zeros, best=snapshot(self.model, forms))
+        self._measure(state, "direct", 0, 0.0, None, 0.0, compressed)
+        return state
+
+    def _lc(self, state: State, learner: Learner) -> Verdict:
+        schedule = self.schedule
+        while state.phase == "lc" and state.index < schedule.steps:
+            mu = schedule.mu(state.index)
+            targets = {name: form.dense() + state.multipliers[name] / mu for name, form in state.forms.items()}
+            step = Step(state.index, schedule.steps, mu, self._step_seed(state), schedule.epochs)
+            began = time.perf_counter()
+            loss = learner.step(targets, step)
+            learned = time.perf_counter() - began
+            if not self._healthy(loss):
+                return Verdict.DIVERGED
+            began = time.perf_counter()
+            weights = self._weights()
+            shifted = {name: w - state.multipliers[name] / mu for name, w in weights.items()}
+            state.forms = c_step(self.tasks, shifted, mu=mu, previous=state.forms)
+            if schedule.method == "augmented_lagrangian":
+                for name, form in state.forms.items():
+                    state.multipliers[name] -= mu * (weights[name] - form.dense())
+            compressed = time.perf_counter() - began
+            gap = self._measure(state, "lc", state.index, mu, loss, learned, compressed)
+            state.index += 1
+            if gap < schedule.tolerance:
+                state.index = schedule.steps
+            self._save(state)
+        lc = [row for row in state.history if row.phase == "lc"]
+        if not lc:
+            return Verdict.FINETUNED if schedule.finetune else Verdict.DIRECT
+        return Verdict.CONVERGED if lc[-1].gap < schedule.tolerance else Verdict.STEPS_USED
+
+    def _finetune(self, state: State, learner: Learner) -> None:
+        total = -(-self.schedule.finetune // self.schedule.epochs)
+        if state.phase == "lc":
+            state.phase, state.index = "finetune", 0
+            state.forms = {name: state.best[name] for name in state.forms}
+            load_into(self.model, state.best)
+        continuous = Continuous(state.forms)
+        if state.continuous is not None:
+            continuous.restore(state.continuous)
+        left = self.schedule.finetune - state.index * self.schedule.epochs
+        while state.index < total:
+            step = Step(state.index, total, 0.0, self._step_seed(state), min(self.schedule.epochs, left))
+            began = time.perf_counter()
+            with continuous.installed(self.model):
+                loss = learner.step({}, step)
+            learned = time.perf_counter() - began
+            if not self._healthy(loss):
+                return
+            self._measure(state, "finetune", state.index, 0.0, loss, learned, 0.0, continuous.current())
+            state.index, left = state.index + 1, left - step.epochs
+            state.continuous = continuous.values()
+            self._save(state)
+
+    def _measure(
+        self,
+        state: State,
+        phase: str,
+        index: int,
+        mu: float,
+        loss: float | None,
+        learned: float,
+        compressed: float,
+        forms: Mapping[str, Form] | None = None,
+    ) -> float:
+        """Evaluates the compressed network, keeps it if it is the best, and adds a row; returns the gap."""
+        began = time.perf_counter()
+        forms = state.forms if forms is None else forms
+        gap = 0.0 if phase == "finetune" else _gap(self._weights(), forms)
+        with applied(self.model, forms):
+            if self.inputs != ():
+                recompute_batch_norm(self.model, self.inputs)
+            network = snapshot(self.model, forms)
+            error = self._error(phase)
+        # Without `evaluate` the last iterate counts as the best; of equals, the later one.
+        if error is None or error <= state.best_error:
+            state.best, state.best_error = network, math.inf if error is None else error
+        size = len(to_bytes(network))
+        measured = time.perf_counter() - began
+        row = StepRecord(phase, index, mu, loss, gap, error, size, learned, compressed, measured)
+        state.history.append(row)
+        self.report(row)
+        return gap
+
+    def _error(self, phase: str) -> float | None:
+        if self.evaluate is None:
+            return None
+        self.model.eval()
+        with torch.no_grad():
+            error = self.evaluate(self.model)
+        try:
+            number = float(error)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isnan(number):
+            return number
+        if phase == "direct":
+            raise TrainingError(must("the result of evaluate(model)", "a number", error))
+        return math.inf  # training has gone astray, and the iterate will not be kept
+
+    def _weights(self) -> dict[str, Tensor]:
+        parameters = dict(self.model.named_parameters())
+        return {name: parameters[name].detach() for task in self.tasks for name in task.weights}
+
+    def _healthy(self, loss: float | None) -> bool:
+        finite = all(bool(torch.isfinite(w).all()) for w in self._weights().values())
+        return finite and (loss is None or math.isfinite(loss))
+
+    def _step_seed(self, state: State) -> int:
+        """A seed of its own for every step, fine-tuning after the loop's."""
+        number = state.index + (0 if state.phase == "lc" else 1 << 20)
+        return (self.seed << 24) + number
+
+    def _save(self, state: State) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.model, state)
+
+
+def _gap(weights: Mapping[str, Tensor], forms: Mapping[str, Form]) -> float:
+    """||w - Delta|| / ||w|| over all weights."""
+    error = sum(float((w.double() - forms[name].dense().double()).square().sum()) for name, w in weights.items())
+    norm = sum(float(w.double().square().sum()) for w in weights.values())
+    return math.sqrt(error / norm) if norm else 0.0

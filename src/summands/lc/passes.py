@@ -1,0 +1,67 @@
+"""Passes over all tasks or all batches: the C step, and the statistics of BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentError, in_context, must
+from ..forms import Form
+from ..plan import Task
+
+
+def c_step(
+    tasks: Iterable[Task],
+    targets: Mapping[str, Tensor],
+    *,
+    mu: float | None = None,
+    previous: Mapping[str, Form] | None = None,
+) -> dict[str, Form]:
+    """Projects the weights of every task; this function alone knows how the independent tasks run: in turn."""
+    forms: dict[str, Form] = {}
+    for task in tasks:
+        with in_context(f"task {task.name!r}"):
+            last = {name: previous[name] for name in task.weights} if previous else None
+            weights = {name: targets[name] for name in task.weights}
+            forms.update(task.compression.project_task(weights, mu=mu, previous=last))
+    return forms
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """True when the model keeps running statistics that depend on its weights."""
+    return bool(_layers(model))
+
+
+def recompute_batch_norm(model: nn.Module, inputs: Iterable[Any]) -> None:
+    """Replaces every running mean and variance by the plain average over `inputs` (batches of the model's input)."""
+    layers = _layers(model)
+    if not layers:
+        return
+    kept = {layer: layer.momentum for layer in layers}
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average
+        layer.train()
+    count = 0
+    try:
+        with torch.no_grad():
+            for batch in inputs:
+                model(batch)
+                count += 1
+    finally:
+        for layer in layers:
+            layer.momentum = kept[layer]
+        for module, mode in training.items():
+            module.training = mode
+    if not count:
+        raise ArgumentError(must("inputs", "an iterable of batches that can be run through more than once", "no batch"))
+
+
+def _layers(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    kind = nn.modules.batchnorm._NormBase
+    return [layer for layer in model.modules() if isinstance(layer, kind) and layer.track_running_stats]

@@ -1,0 +1,160 @@
+"""The learner for LC proper: the user's own training loop, or the ready-made `SGD`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentError, TrainingError, must
+from .learner import Learner, Step
+
+Train = Callable[[nn.Module, "Penalty", Step], float | None]
+"""`train(model, penalty, step)`: trains for `step.epochs`, adding `penalty()` to its loss; may return the loss."""
+
+
+class Penalty:
+    """mu/2 sum ||w - target||^2 as a differentiable scalar: add it to the loss of every batch."""
+
+    def __init__(self, weights: Sequence[Tensor], targets: Sequence[Tensor], mu: float) -> None:
+        self._weights, self._targets, self._mu = list(weights), list(targets), mu
+        self.calls = 0
+
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        return _Penalty.apply(self._mu, self._targets, *self._weights)
+
+
+class _Penalty(torch.autograd.Function):
+    """One fused pass over all weights; autograd's own graph would keep three more copies of each."""
+
+    @staticmethod
+    def forward(ctx: Any, mu: float, targets: list[Tensor], *weights: Tensor) -> Tensor:
+        if not weights:
+            return torch.zeros(())
+        gaps = torch._foreach_sub(list(weights), targets)
+        ctx.mu, ctx.gaps = mu, gaps
+        norms = torch.stack([norm.to(gaps[0].device) for norm in torch._foreach_norm(gaps)])
+        return (mu / 2) * (norms**2).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if not hasattr(ctx, "gaps"):
+            return (None, None)
+        return (None, None, *torch._foreach_mul(ctx.gaps, ctx.mu * float(grads[0])))
+
+
+class TrainingLearner(Learner):
+    """Adapts a `train(model, penalty, step)` function.
+
+    torch's random numbers are seeded from `step.seed` for the length of the step and given back afterwards, so that
+    dropout and a shuffling DataLoader repeat when a run is resumed.
+    """
+
+    def __init__(self, model: nn.Module, train: Train) -> None:
+        self.model, self._train = model, train
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    def step(self, targets: Mapping[str, Tensor], step: Step) -> float | None:
+        weights = self.weights()
+        penalty = Penalty([weights[name] for name in targets], list(targets.values()), step.mu)
+        self.model.train()
+        with seeded(step.seed, next(iter(weights.values())).device):
+            loss = self._train(self.model, penalty, step)
+        if step.mu and not penalty.calls:
+            raise TrainingError(
+                must("train(model, penalty, step)", "a function that adds penalty() to its loss", "no call of it")
+            )
+        if loss is None:
+            return None
+        try:
+            return float(loss)
+        except (TypeError, ValueError):
+            raise TrainingError(must("the result of train(...)", "a number or None", loss)) from None
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global random numbers, seeded inside and as they were outside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass
+class SGD:
+    """A ready-made `train`: SGD with Nesterov momentum, the learning rate clipped to 1/mu.
+
+    Args:
+        data: a pair (inputs, targets) of tensors, shuffled here; or an iterable of such batches, such as a DataLoader.
+        lr: learning rate of the first step; `decay` multiplies it from step to step.
+        loss: loss(model(inputs), targets).
+        finetune_lr: learning rate of fine-tuning (steps with mu = 0), falling to 0 by a cosine over each such step.
+
+    It keeps no state from step to step: a fresh momentum each time.
+    """
+
+    data: tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+    _: KW_ONLY
+    lr: float = 0.1
+    decay: float = 0.98
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 128
+    finetune_lr: float = 0.02
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "decay", "finetune_lr", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(must(f"SGD({name}=...)", "above 0", getattr(self, name)))
+
+    def __call__(self, model: nn.Module, penalty: Penalty, step: Step) -> float:
+        lr = self.lr * self.decay**step.index if step.mu else self.finetune_lr
+        lr = min(lr, step.max_lr)
+        optimizer = torch.optim.SGD(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=lr,
+            momentum=self.momentum,
+            nesterov=self.momentum > 0,
+            weight_decay=self.weight_decay,
+            foreach=True,
+        )
+        total, count = torch.zeros(()), 0
+        length = self._length()
+        for i, (inputs, targets) in enumerate(itertools.islice(self._batches(step), length * step.epochs)):
+            if not step.mu:
+                optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * i / (length * step.epochs)))
+            optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(model(inputs), targets)
+            (loss + penalty()).backward()
+            optimizer.step()
+            total, count = total.to(loss.device) + loss.detach() * len(inputs), count + len(inputs)
+        return float(total) / max(count, 1)
+
+    def _length(self) -> int:
+        if isinstance(self.data, tuple):
+            return -(-len(self.data[0]) // self.batch_size)
+        if not isinstance(self.data, Sized):
+            raise ArgumentError(must("SGD(data)", "a pair of tensors or an iterable with a length", self.data))
+        return len(self.data)
+
+    def _batches(self, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+        if not isinstance(self.data, tuple):
+            for _ in range(step.epochs):
+                yield from self.data
+            return
+        inputs, targets = self.data
+        generator = torch.Generator().manual_seed(step.seed)
+        for _ in range(step.epochs):
+            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            for rows in order.split(self.batch_size):
+                yield inputs.index_select(0, rows), targets.index_select(0, rows)

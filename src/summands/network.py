@@ -1,0 +1,71 @@
+"""A whole compressed network: a form for every tensor of a model's state, leftovers included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .errors import MismatchError, must
+from .forms import Dense, Form
+
+Network = dict[str, Form]
+"""Form by name, in the order of the model's state; a tied tensor stands under its first name alone."""
+
+
+def state_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of the model's state by name, a tied one under its first name alone."""
+    first: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)
+    return {name: t.detach() for name, t in tensors.items() if first.setdefault(id(t), name) == name}
+
+
+def snapshot(model: nn.Module, forms: Mapping[str, Form]) -> Network:
+    """The network as it stands: the given forms, and all that is left of the model as copies."""
+    return {
+        name: forms[name] if name in forms else Dense(shape=t.shape, dtype=t.dtype, values=t.clone())
+        for name, t in state_tensors(model).items()
+    }
+
+
+def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
+    """Writes every dense weight into the model; MismatchError, and no change, unless all names and shapes fit."""
+    state = state_tensors(model)
+    missing, unexpected = state.keys() - network.keys(), network.keys() - state.keys()
+    if missing or unexpected:
+        raise MismatchError(
+            "the model and the file must have the same tensors; "
+            f"missing in the file: {_few(missing)}; not in the model: {_few(unexpected)}"
+        )
+    for name, t in state.items():
+        if t.shape != network[name].shape:
+            raise MismatchError(
+                must(f"the shape of {name!r} in the file", f"the model's {tuple(t.shape)}", tuple(network[name].shape))
+            )
+    with torch.no_grad():
+        for name, t in state.items():
+            t.copy_(network[name].dense())
+
+
+@contextmanager
+def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
+    """The model with compressed weights for as long as the context lasts; then everything, buffers too, as it was."""
+    state = state_tensors(model)
+    buffers = {name for name, _ in model.named_buffers()}
+    kept = {name: t.clone() for name, t in state.items() if name in forms or name in buffers}
+    with torch.no_grad():
+        for name, form in forms.items():
+            state[name].copy_(form.dense())
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, t in kept.items():
+                state[name].copy_(t)
+
+
+def _few(names: set[str]) -> str:
+    shown = sorted(names)[:5]
+    return ", ".join(map(repr, shown)) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"

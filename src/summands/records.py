@@ -1,0 +1,91 @@
+"""Plain rows of what happened: written by the loop, read by tables, plots and benchmarks. No torch here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+
+class Verdict(Enum):
+    """How a compression ended, each with a sentence that says what to do about it."""
+
+    DIRECT = "Compressed directly, without data: train with `train=` to win back what the error lost."
+    CONVERGED = "The weights agree with their compressed forms within the tolerance."
+    STEPS_USED = (
+        "All steps were used and the weights still differ from their forms; the file holds the best iterate. "
+        "More steps, or a larger mu at the end, may lower the error."
+    )
+    FINETUNED = "The continuous parts were fine-tuned after direct compression."
+    DIVERGED = (
+        "The loss became NaN or infinite, so the loop stopped; the file holds the best iterate before that. "
+        "Lower the learning rate, or clip it to step.max_lr."
+    )
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One row of the history.
+
+    Attributes:
+        phase: "reference", "direct", "lc" or "finetune".
+        index: number of the step within its phase.
+        mu: penalty weight, 0 outside "lc".
+        loss: what the learner returned.
+        gap: ||w - Delta|| / ||w|| over all weights of all tasks.
+        error: what `evaluate` returned for the compressed network.
+        size_bytes: length of the file that holds the compressed network, without metadata.
+        learn_seconds, compress_seconds, measure_seconds: L step; C step; encoding, BatchNorm and evaluation.
+    """
+
+    phase: str
+    index: int
+    mu: float
+    loss: float | None
+    gap: float
+    error: float | None
+    size_bytes: int
+    learn_seconds: float
+    compress_seconds: float
+    measure_seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """The record as a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WeightRecord:
+    """One tensor of a compressed network.
+
+    Attributes:
+        rule: the compression's text, or "kept" for a tensor left as it was.
+        parts: (kind of form, its coded bits) for each part.
+        relative_error: ||w - Delta||^2 / ||w||^2 against the network that came in; None when that is not known.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rule: str
+    parts: tuple[tuple[str, float], ...]
+    relative_error: float | None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return sum(bits for _, bits in self.parts) / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class DeclaredRecord:
+    """One tensor as a file's header declares it, before anything is decoded."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    dense_bytes: int

@@ -1,0 +1,70 @@
+"""Pictures from records. Needs the extra `plot` (matplotlib)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError
+from ..records import StepRecord, WeightRecord
+
+_INK = "#1b2a41"
+_COLOURS = ("#2a6f97", "#e07a5f", "#81b29a", "#f2cc8f", "#9d6b9e", "#5f6b6d")
+
+
+def plot_run(history: Sequence[StepRecord], rows: Sequence[WeightRecord], reference: float, path: Path) -> None:
+    """Error and gap along the run, and the coded bytes of every tensor by part, as a PNG or SVG.
+
+    Args:
+        reference: the error of the network that came in, drawn as a line.
+    """
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), constrained_layout=True)
+    _draw_path(left, [row for row in history if row.error is not None], reference)
+    _draw_bytes(right, rows)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _draw_path(axes: Any, history: Sequence[StepRecord], reference: float) -> None:
+    places = range(len(history))
+    axes.plot(places, [row.error for row in history], "o-", ms=3, color=_COLOURS[1], label="compressed network")
+    axes.axhline(reference, color=_INK, lw=1, ls="--", label="reference")
+    for i, row in enumerate(history):
+        if row.phase == "finetune" and history[i - 1].phase != "finetune":
+            axes.axvspan(i - 0.5, len(history) - 0.5, color=_COLOURS[2], alpha=0.25, lw=0, label="fine-tuning")
+    axes.set(xlabel="step (0: direct compression)", ylabel="validation error", title="Learning while compressing")
+    axes.set_ylim(bottom=0)
+    gap = axes.twinx()
+    gap.plot(places, [row.gap for row in history], color=_COLOURS[0], lw=1, label="gap")
+    gap.set_ylabel("gap ||w - Delta|| / ||w||", color=_COLOURS[0])
+    gap.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper right")
+    axes.spines["top"].set_visible(False)
+    gap.spines["top"].set_visible(False)
+
+
+def _draw_bytes(axes: Any, rows: Sequence[WeightRecord]) -> None:
+    largest = sorted(rows, key=lambda row: -sum(bits for _, bits in row.parts))[:20]
+    shown = [row for row in rows if row in largest][::-1]
+    kinds = list(dict.fromkeys(kind for row in shown for kind, _ in row.parts))
+    for i, kind in enumerate(kinds):
+        own = [sum(bits for k, bits in row.parts if k == kind) / 8 for row in shown]
+        before = [sum(bits for k, bits in row.parts if k in kinds[:i]) / 8 for row in shown]
+        axes.barh([row.name for row in shown], own, left=before, color=_COLOURS[i % len(_COLOURS)], label=kind)
+    axes.set(xlabel="coded bytes", title="Where the bytes are")
+    axes.legend(frameon=False, loc="lower right")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ArgumentError("pictures need matplotlib; install it by `pip install 'summands[plot]'`") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

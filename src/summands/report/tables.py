@@ -1,0 +1,56 @@
+"""Plain-text tables from records."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ..records import DeclaredRecord, StepRecord, Verdict, WeightRecord
+
+
+def render(table: Table, width: int = 140) -> str:
+    """The table as plain text."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def result_table(rows: Sequence[WeightRecord], size_bytes: int, reference_bytes: int, verdict: Verdict) -> str:
+    """A row a tensor, then the file: its bytes, its ratio and the verdict."""
+    table = Table("weight", "shape", "compression", "parts, bits/weight", box=None, pad_edge=False)
+    for heading in ("bits/weight", "rel. error"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        parts = ", ".join(f"{kind} {bits / row.size if row.size else 0:.3f}" for kind, bits in row.parts)
+        error = "" if row.relative_error is None else f"{row.relative_error:.4f}"
+        table.add_row(row.name, _shape(row.shape), row.rule, parts, f"{row.bits_per_weight:.3f}", error)
+    return f"{render(table)}\n\n{size_line(size_bytes, reference_bytes)}\n{verdict.value}"
+
+
+def declared_table(rows: Sequence[DeclaredRecord]) -> str:
+    """A row a tensor of a file's header."""
+    table = Table("weight", "shape", "dtype", "form", box=None, pad_edge=False)
+    table.add_column("dense bytes", justify="right")
+    for row in rows:
+        table.add_row(row.name, _shape(row.shape), row.dtype, row.kind, f"{row.dense_bytes:,}")
+    return render(table)
+
+
+def size_line(size_bytes: int, reference_bytes: int) -> str:
+    """`file_bytes=42,160  ratio=25.3x  (of 1,066,440 bytes)`"""
+    return f"file_bytes={size_bytes:,}  ratio={reference_bytes / size_bytes:.1f}x  (of {reference_bytes:,} bytes)"
+
+
+def step_line(row: StepRecord) -> str:
+    """One step of the loop on one line."""
+    loss = "" if row.loss is None else f"  loss {row.loss:.4f}"
+    error = "" if row.error is None else f"  error {row.error:.4f}"
+    mu = f"  mu {row.mu:.2e}" if row.mu else ""
+    return f"{row.phase:>8} {row.index:3d}{mu}{loss}  gap {row.gap:.4f}{error}  bytes {row.size_bytes:,}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"

@@ -1,0 +1,102 @@
+"""What a compression returns: the network as forms, how it came about, and the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import container
+from .forms import Form, paper_bits
+from .network import load_into
+from .records import StepRecord, Verdict, WeightRecord
+from .report.tables import result_table
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compressed network.
+
+    Attributes:
+        forms: a form for every tensor of the network, leftovers and buffers included, in the network's order.
+        rules: for every tensor the text of its compression, or "kept".
+        history: one record a step.
+        verdict: how it ended, with a sentence of remedy.
+        reference_bytes: bytes of the tensors that came in, in their own dtypes.
+        relative_errors: ||w - Delta||^2 / ||w||^2 for every compressed weight.
+        metadata: plan, schedule, seed and versions; written on request.
+    """
+
+    forms: Mapping[str, Form]
+    rules: Mapping[str, str]
+    history: tuple[StepRecord, ...]
+    verdict: Verdict
+    reference_bytes: int
+    relative_errors: Mapping[str, float]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | Path, *, metadata: bool = False) -> int:
+        """Writes the file, whole or not at all; returns its length in bytes.
+
+        Args:
+            metadata: also write plan, schedule, seed and versions (some hundred bytes).
+        """
+        return container.write(Path(path), self.forms, metadata=self.metadata if metadata else None).size_bytes
+
+    @cached_property
+    def written(self) -> container.Written:
+        """What the file would be, measured by encoding it."""
+        return container.measure(self.forms)
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file without metadata, measured by encoding."""
+        return self.written.size_bytes
+
+    @property
+    def ratio(self) -> float:
+        """`reference_bytes` / `size_bytes`."""
+        return self.reference_bytes / self.size_bytes
+
+    @property
+    def paper_ratio(self) -> float:
+        """32-bit bytes of the network over its bytes by the accounting of the LC papers (no entropy coding)."""
+        return 32 * sum(form.size for form in self.forms.values()) / paper_bits(self.forms.values())
+
+    @property
+    def error(self) -> float | None:
+        """The best error measured on the compressed network; None without `evaluate`."""
+        known = [row.error for row in self.history if row.error is not None and row.phase != "reference"]
+        return min(known, default=None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every dense tensor by name."""
+        return {name: form.dense() for name, form in self.forms.items()}
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Writes the compressed weights into a model of the same shapes and returns it."""
+        load_into(model, self.forms)
+        return model
+
+    def rows(self) -> list[WeightRecord]:
+        """One plain record a tensor, as the tables and plots read them."""
+        return [
+            WeightRecord(
+                name=name,
+                shape=tuple(form.shape),
+                rule=self.rules[name],
+                parts=tuple(
+                    (type(part).__name__.lower(), bits)
+                    for part, bits in zip(form.parts(), self.written.part_bits[name], strict=True)
+                ),
+                relative_error=self.relative_errors.get(name),
+            )
+            for name, form in self.forms.items()
+        ]
+
+    def __str__(self) -> str:
+        return result_table(self.rows(), self.size_bytes, self.reference_bytes, self.verdict)
