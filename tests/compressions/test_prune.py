@@ -157,3 +157,13 @@ def test_refuses_what_only_the_call_shows():
     for alpha in (-1.0, math.nan, math.inf, "a", True):
         with pytest.raises(ArgumentError, match="alpha"):
             PrunePenalty(alpha)
+
+
+def test_count_in_every_slice():
+    weight = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
+    rows, channels = Prune(count=2, per="row"), Prune(count=1, per="channel")
+    assert rows.project(weight).dense().tolist() == [[3, 0, 2], [0, 5, 4]]
+    assert channels.project(weight).dense().tolist() == [[3, 0, 0], [0, 5, 4]]
+    assert rows.is_feasible({"w": rows.project(weight)}, {"w": weight})
+    assert channels.is_feasible({"w": channels.project(weight)}, {"w": weight})
+    assert not Prune(count=1, per="row").is_feasible({"w": rows.project(weight)}, {"w": weight})

@@ -115,3 +115,12 @@ def test_refuses():
         L1Ball(1.0, groups="row").project(torch.ones(2, 2), importance=torch.ones(2, 2))
     with pytest.raises(ArgumentError, match="mu"):
         SoftThreshold(1.0).project(torch.ones(2))
+
+
+def test_ball_in_every_slice():
+    weight = torch.tensor([[3.0, -1.0], [0.5, 0.5]])
+    ball = L1Ball(2.0, per="row")
+    form = ball.project(weight)
+    assert form.dense().tolist() == [[2.0, 0.0], [0.5, 0.5]]
+    assert ball.is_feasible({"w": form}, {"w": weight})
+    assert not L1Ball(1.5, per="row").is_feasible({"w": form}, {"w": weight})

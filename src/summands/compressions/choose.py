@@ -38,10 +38,12 @@ def most_valuable(gain: Tensor, sizes: Tensor, limit: int) -> Tensor:
     """
     if not gain.numel():
         return torch.empty(0, dtype=torch.int64, device=gain.device)
-    step = int(np.gcd.reduce(sizes.cpu().numpy()))
-    if step == 0 or bool((sizes == step).all()):
-        return largest(gain, limit // step if step else 0)
-    value, weight = gain.cpu().numpy(), sizes.cpu().numpy() // step
+    least, most = int(sizes.min()), int(sizes.max())
+    if least == most:
+        return largest(gain, limit // most if most else 0)
+    value, weight = gain.cpu().numpy(), sizes.cpu().numpy()
+    step = int(np.gcd.reduce(weight))
+    weight = weight // step
     capacity = min(limit // step, int(weight.sum()))
     exact = len(value) * (capacity + 1) <= _TABLE
     chosen = _by_table(value, weight, capacity) if exact else _by_ratio(value, weight, capacity)

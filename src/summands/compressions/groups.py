@@ -66,9 +66,13 @@ class Units:
             return torch.ones(self.count, dtype=torch.int64, device=device)
         return torch.bincount(self.numbers, minlength=self.count)
 
+    def at(self, indices: Tensor) -> Tensor:
+        """The numbers of the units of these entries."""
+        return indices if self.numbers is None else self.numbers.index_select(0, indices)
+
     def touched(self, indices: Tensor) -> Tensor:
         """The numbers of the units that hold any of these entries."""
-        return indices if self.numbers is None else self.numbers.index_select(0, indices).unique()
+        return self.at(indices).unique()
 
     def entries(self, chosen: Tensor) -> Tensor:
         """The positions, increasing, of all entries of the chosen units."""

@@ -109,12 +109,13 @@ class LowRank(Compression):
             if self.rank != "auto" and int(self.rank) >= full:
                 break
             spectrum = Spectrum.of(view.to_matrix(target))
-            tails, per_rank = spectrum.tails().tolist(), self._rank_count(view, weight.shape)
             # From the rank on at which the cap binds, dense costs no more and has no error.
-            ranks = range(full + 1) if self.rank == "auto" else [int(self.rank)]
-            sensible = [r for r in ranks if r == 0 or self.rank != "auto" or r * per_rank < dense_count]
-            rank = min(sensible, key=lambda r: tails[r] + _times(unit, r * per_rank))
-            total = tails[rank] + _times(unit, rank * per_rank)
+            per_rank = self._rank_count(view, weight.shape)
+            most = full if self.rank != "auto" else min(full, max(0, -(-dense_count // max(per_rank, 1)) - 1))
+            counts = torch.arange(most + 1, dtype=torch.float64, device=target.device) * per_rank
+            totals = spectrum.tails()[: most + 1] + torch.where(counts > 0, counts * unit, 0.0)
+            rank = int(totals.argmin()) if self.rank == "auto" else int(self.rank)
+            total = float(totals[rank])
             if found is None or total < least:
                 least, found = total, (view, spectrum, rank)
         if found is None or (self.rank == "auto" and _times(unit, dense_count) < least):

@@ -103,8 +103,15 @@ class Prune(Compression):
         return all(size <= self._limit(forms[name].size) for name, size in sizes.items())
 
     def _is_feasible(self, form: Form) -> bool:
-        limit = form.size if self.keep == "auto" else self._limit(form.size)
-        return is_sparse(form, self.dtype) and form.tensors()["indices"].numel() <= limit
+        if not isinstance(form, Sparse) or not is_sparse(form, self.dtype):
+            return False
+        if self.keep == "auto":
+            return True
+        if self.per not in ("row", "channel"):
+            return form.indices.numel() <= self._limit(form.size)
+        slices = Units.of(self.per, [form.shape], form.device)
+        kept = torch.bincount(slices.at(form.indices), minlength=slices.count)
+        return bool((kept <= self._limit(form.size // slices.count)).all())
 
     def _limit(self, size: int) -> int:
         wanted = self.count if self.count is not None else round(float(self.keep or 0) * size)

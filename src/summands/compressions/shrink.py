@@ -62,7 +62,15 @@ class L1Ball(Compression):
         return 0.0
 
     def _is_feasible(self, form: Form) -> bool:
-        return is_sparse(form, self.dtype) and l1_norm(form, self.groups) <= self.radius * (1 + 1e-12)
+        if not isinstance(form, Sparse) or not is_sparse(form, self.dtype):
+            return False
+        limit = self.radius * (1 + 1e-12)
+        if self.per not in ("row", "channel"):
+            return l1_norm(form, self.groups) <= limit
+        slices = Units.of(self.per, [form.shape], form.device)
+        norms = torch.zeros(slices.count, dtype=torch.float64, device=form.device)
+        norms.index_add_(0, slices.at(form.indices), form.values.to(torch.float64).abs())
+        return bool((norms <= limit).all())
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def l1_norm(form: Form, groups: str | Units | None) -> float:
     if units.numbers is None:
         return float(values.abs().sum())
     squares = torch.zeros(units.count, dtype=torch.float64, device=form.device)
-    squares.index_add_(0, units.numbers[form.indices], values**2)
+    squares.index_add_(0, units.at(form.indices), values**2)
     return float((units.sizes(form.device) * squares).sqrt().sum())
 
 
