@@ -86,7 +86,7 @@ class LowRank(Compression):
         best = self._nearest(weight, weight, unit)
         if terms.importance is None:
             return best
-        return self._descend(weight, best, terms, unit)
+        return self._descend(weight, terms.importance, best, terms, unit)
 
     def _is_feasible(self, form: Form) -> bool:
         stored = stored_dtype(self.dtype, form.dtype)
@@ -124,10 +124,8 @@ class LowRank(Compression):
         left, right = (rounded(factor, self.dtype, weight.dtype) for factor in spectrum.factors(rank))
         return LowRankForm(shape=weight.shape, dtype=weight.dtype, left=left, right=right.contiguous(), view=view)
 
-    def _descend(self, weight: Tensor, best: Form, terms: Terms, unit: float) -> Form:
+    def _descend(self, weight: Tensor, importance: Tensor, best: Form, terms: Terms, unit: float) -> Form:
         """Projections of x + h (w - x) with h scaled to at most 1, whose error majorises the weighted one."""
-        importance = terms.importance
-        assert importance is not None
         top = float(importance.max()) if importance.numel() else 0.0
         if not top:
             return best

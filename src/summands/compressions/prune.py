@@ -77,10 +77,10 @@ class Prune(Compression):
             gain, bits = units.sum(gains(weight, terms.importance, self.dtype)), self._value_bits(weight.dtype)
             kept = worth_their_bits(gain, stored, terms.price, bits)
         elif self.groups is None and terms.importance is None:
-            kept = largest(weight.reshape(-1).abs(), self._limit(weight.numel()))
+            kept = largest(weight.reshape(-1).abs(), self.limit(weight.numel()))
         else:
             gain = units.sum(gains(weight, terms.importance, self.dtype))
-            kept = most_valuable(gain, units.sizes(weight.device), self._limit(weight.numel()))
+            kept = most_valuable(gain, units.sizes(weight.device), self.limit(weight.numel()))
         return sparse_at(weight, units.entries(kept), self.dtype)
 
     def cost(self, form: Form, *, mu: float | None = None, price: float | None = None) -> float:
@@ -99,8 +99,8 @@ class Prune(Compression):
             return True
         sizes = {name: sum_touched(form, self.groups) for name, form in forms.items()}
         if self.per == "task":
-            return sum(sizes.values()) <= self._limit(sum(form.size for form in forms.values()))
-        return all(size <= self._limit(forms[name].size) for name, size in sizes.items())
+            return sum(sizes.values()) <= self.limit(sum(form.size for form in forms.values()))
+        return all(size <= self.limit(forms[name].size) for name, size in sizes.items())
 
     def _is_feasible(self, form: Form) -> bool:
         if not isinstance(form, Sparse) or not is_sparse(form, self.dtype):
@@ -108,12 +108,13 @@ class Prune(Compression):
         if self.keep == "auto":
             return True
         if self.per not in ("row", "channel"):
-            return form.indices.numel() <= self._limit(form.size)
+            return form.indices.numel() <= self.limit(form.size)
         slices = Units.of(self.per, [form.shape], form.device)
         kept = torch.bincount(slices.at(form.indices), minlength=slices.count)
-        return bool((kept <= self._limit(form.size // slices.count)).all())
+        return bool((kept <= self.limit(form.size // slices.count)).all())
 
-    def _limit(self, size: int) -> int:
+    def limit(self, size: int) -> int:
+        """How many of so many entries are kept at most."""
         wanted = self.count if self.count is not None else round(float(self.keep or 0) * size)
         return min(wanted, size)
 
