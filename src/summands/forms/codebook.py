@@ -34,7 +34,7 @@ class Codebook(ElementwiseForm):
             picked = self.values.index_select(0, self.codes.reshape(-1).int())
             return picked.reshape(self.shape).to(self.dtype)
         slices = self.codes.movedim(self.axis, 0)
-        picked = self.values.gather(1, slices.reshape(self.values.shape[0], -1).long())
+        picked = self.values.gather(1, slices.reshape(slices.shape[0], math.prod(slices.shape[1:])).long())
         return picked.reshape(slices.shape).movedim(0, self.axis).contiguous().to(self.dtype)
 
     def validate(self) -> None:
