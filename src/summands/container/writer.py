@@ -162,7 +162,7 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._spool, _file_errors(self.path):
+        with _file_errors(self.path), self._spool:
             if kind is None:
                 written, chunks = self.builder.finish(self._metadata)
                 _write_atomically(self.path, chunks)
