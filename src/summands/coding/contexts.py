@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numba import njit
 
-from .range_coder import DECODE, code_bit, code_number, code_raw
+from .range_coder import DECODE, code_bit, code_even, code_number
 
 CLASSES = 48
 BLOCK = 16
@@ -46,7 +46,7 @@ _FINE, _COARSE = _class_table(4), _class_table(1024)
 @njit(cache=True, nogil=True, forceinline=True)
 def class_of(mean, coarse):
     """The context class of a mean magnitude; `coarse` merges 2^coarse classes."""
-    k = _FINE[mean >> 2] if mean < 16384 else _COARSE[min(mean >> 10, 4095)]
+    k = _FINE[np.uint64(mean >> 2)] if mean < 16384 else _COARSE[np.uint64(min(mean >> 10, 4095))]
     return np.int64(k) >> coarse
 
 
@@ -85,8 +85,8 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
             )
             if any_set == 0:
                 for i in range(start, end):
-                    means[j] -= (means[j] + (1 << drift) - 1) >> drift
-                    above[j] = 0
+                    means[np.uint64(j)] -= (means[np.uint64(j)] + (1 << drift) - 1) >> drift
+                    above[np.uint64(j)] = 0
                     if mode == DECODE:
                         x[i] = 0
                     j = j + 1 if j + 1 < columns else 0
@@ -97,7 +97,7 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
                 continue
             seen = False
         for i in range(start, end):
-            mean = (near * quick + row * steady + column * means[j]) >> 4
+            mean = (near * quick + row * steady + column * means[np.uint64(j)]) >> 4
             k = class_of(mean, coarse)
             value = np.int64(x[i])
             magnitude = abs(value)
@@ -119,12 +119,12 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
             elif bit:
                 negative = 1 if value < 0 else 0
                 if signs:
-                    context = _SIGNS + 3 * left + above[j]
+                    context = _SIGNS + 3 * left + above[np.uint64(j)]
                     low, width, position, negative = code_bit(
                         mode, low, width, position, data, model, context, fast, slow, negative
                     )
                 else:
-                    low, width, position, negative = code_raw(mode, low, width, position, data, 1, negative)
+                    low, width, position, negative = code_even(mode, low, width, position, data, negative)
                 length = 1
                 while length < _MODELLED:
                     more = 1 if magnitude >> length else 0
@@ -159,11 +159,11 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
                 left = magnitude = 0
                 if mode == DECODE:
                     x[i] = 0
-            above[j] = left
+            above[np.uint64(j)] = left
             scaled = min(magnitude, _LARGEST) << _UNIT
             quick += (scaled - quick) >> 1
             steady += (scaled - steady) >> 5
-            means[j] += (scaled - means[j]) >> drift
+            means[np.uint64(j)] += (scaled - means[np.uint64(j)]) >> drift
             j = j + 1 if j + 1 < columns else 0
         start = end
     state[0], state[1], state[2] = low, width, np.uint64(position)
@@ -186,7 +186,7 @@ def code_tree(mode, state, data, model, x, columns, bits, centre, choice):
     deep = min(bits, 8)
     j = 0
     for i in range(x.size):
-        k = class_of((near * quick + row * steady + column * means[j]) >> 4, coarse)
+        k = class_of((near * quick + row * steady + column * means[np.uint64(j)]) >> 4, coarse)
         value = np.int64(x[i])
         node = np.int64(1)
         for b in range(bits - 1, bits - deep - 1, -1):
@@ -204,7 +204,7 @@ def code_tree(mode, state, data, model, x, columns, bits, centre, choice):
         scaled = min(abs(2 * decoded - centre) >> 1, _LARGEST) << _UNIT
         quick += (scaled - quick) >> 1
         steady += (scaled - steady) >> 5
-        means[j] += (scaled - means[j]) >> drift
+        means[np.uint64(j)] += (scaled - means[np.uint64(j)]) >> drift
         j = j + 1 if j + 1 < columns else 0
     state[0], state[1], state[2] = low, width, np.uint64(position)
 
@@ -238,7 +238,7 @@ def code_floats(mode, state, data, model, x, columns, side, exponent_bits, manti
         negative = (value >> (exponent_bits + mantissa_bits)) & 1
         k = 0
         if near + row + column > 0:
-            mean = (near * quick + row * steady + column * means[j]) >> 4
+            mean = (near * quick + row * steady + column * means[np.uint64(j)]) >> 4
             k = min(max(((mean - level + 16) >> 3) + 2, 1), FLOAT_CLASSES - 1)
         node = one
         for b in range(exponent_bits - 1, -1, -1):
@@ -274,7 +274,7 @@ def code_floats(mode, state, data, model, x, columns, side, exponent_bits, manti
         quick += (scaled - quick) >> 1
         steady += (scaled - steady) >> 4
         level += (scaled - level) >> 8
-        means[j] += (scaled - means[j]) >> drift
+        means[np.uint64(j)] += (scaled - means[np.uint64(j)]) >> drift
         j = j + 1 if j + 1 < columns else 0
     state[0], state[1], state[2] = low, width, np.uint64(position)
 

@@ -152,7 +152,7 @@ def _transform_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, 
     check_basis(_BASES[basis], columns, terms)
     if count > rows * terms:
         raise ValueError(must("the number of coefficients", f"at most {rows * terms}", count))
-    return Field("indices", (count,), Positions(rows * terms)), Field("values", (count,), FLOATS)
+    return Field("indices", (count,), Positions((rows, terms))), Field("values", (count,), FLOATS)
 
 
 def _groups(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

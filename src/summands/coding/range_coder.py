@@ -71,9 +71,10 @@ def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
     A context is (fast estimate, slow estimate, count). The probability of a 1 is the mean of both estimates, whose
     counts stop at the limits fast <= slow.
     """
-    quick = np.int64(model[i, 0])
-    steady = np.int64(model[i, 1])
-    count = np.int64(model[i, 2])
+    place = np.uint64(i)  # unsigned, or Numba looks for negative indices
+    quick = np.int64(model[place, 0])
+    steady = np.int64(model[place, 1])
+    count = np.int64(model[place, 2])
     bound = (width >> _SHIFT) * np.uint64((quick + steady) >> _DROP)
     if mode == DECODE:
         bit = 1 if low < bound else 0
@@ -89,9 +90,28 @@ def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
             low -= bound
         width -= bound
         target = _ZERO
-    model[i, 0] = quick + (((target - quick) * _RECIPROCALS[min(count, fast)]) >> 32)
-    model[i, 1] = steady + (((target - steady) * _RECIPROCALS[count]) >> 32)
-    model[i, 2] = min(count + 1, slow)
+    model[place, 0] = quick + (((target - quick) * _RECIPROCALS[np.uint64(min(count, fast))]) >> 32)
+    model[place, 1] = steady + (((target - steady) * _RECIPROCALS[np.uint64(count)]) >> 32)
+    model[place, 2] = min(count + 1, slow)
+    if width < _LEAST:
+        low = _shift_word(mode, low, position, data)
+        width = width << _32
+        position += 4
+    return low, width, position, bit
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def code_even(mode, low, width, position, data, bit):
+    """One decision with even odds."""
+    width = width >> np.uint64(1)
+    if mode == DECODE:
+        bit = 1 if low >= width else 0
+        if bit != 0:
+            low -= width
+    elif mode == ENCODE and bit != 0:
+        low += width
+        if low < width:
+            _carry(data, position)
     if width < _LEAST:
         low = _shift_word(mode, low, position, data)
         width = width << _32
@@ -123,6 +143,11 @@ def code_raw(mode, low, width, position, data, bits, value):
 def code_number(mode, low, width, position, data, bits, value):
     """The lowest `bits` (at most 64) bits of a value, all values equally likely."""
     result = np.int64(0)
+    if bits <= 3:  # a division takes longer
+        for k in range(bits - 1, -1, -1):
+            low, width, position, piece = code_even(mode, low, width, position, data, (value >> k) & 1)
+            result = 2 * result + piece
+        return low, width, position, result
     while bits > 0:
         take = min(bits, 16)
         bits -= take
