@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..views import dense_flops
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Form(ABC):
@@ -84,6 +86,15 @@ class Form(ABC):
     @property
     def device(self) -> torch.device:
         return next(iter(self.tensors().values())).device
+
+    def flops(self, in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1) -> int:
+        """Multiply-adds of a linear layer or convolution that runs with this form, never above the dense ones.
+
+        Args:
+            in_size, out_size: H x W of a convolution's input and output; () for a linear layer, at one position.
+            groups: of the convolution.
+        """
+        return dense_flops(self.shape, out_size)
 
     def same(self, other: Form) -> bool:
         """True when both are the same value to the last bit: same kind, same fields, same tensors."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..views import View
+from ..views import View, dense_flops
 from .form import Form, tensor_bits
 
 
@@ -37,6 +38,10 @@ class LowRank(Form):
         found = (tuple(self.left.shape), tuple(self.right.shape))
         if self.left.ndim != 2 or found != ((rows, self.rank), (self.rank, columns)):
             raise ValueError(f"factors of shape {found[0]} and {found[1]} for a {rows} x {columns} view")
+
+    def flops(self, in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1) -> int:
+        dense, each = dense_flops(self.shape, out_size), self.view.rank_flops(self.shape, in_size, out_size, groups)
+        return dense if each is None else min(self.rank * each, dense)
 
     def paper_bits(self, billed: set[int]) -> float:
         return tensor_bits(self.left, billed) + tensor_bits(self.right, billed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -35,6 +36,9 @@ class Sparse(ElementwiseForm):
                 raise ValueError(f"a position is outside [0, {self.size})")
             if not bool((self.indices[1:] > self.indices[:-1]).all()):
                 raise ValueError("positions are not strictly increasing")
+
+    def flops(self, in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1) -> int:
+        return self.indices.numel() * math.prod(out_size) if len(self.shape) > 1 else 0
 
     def paper_bits(self, billed: set[int]) -> float:
         """Values, plus gaps in the best fixed width p from 2 to 32; a gap of 2^p - 1 or more takes filler fields."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -38,6 +38,10 @@ class Sum(Form):
             if term.dtype != wide_dtype(self.dtype):
                 raise ValueError(f"a term of dtype {term.dtype} in a sum of dtype {self.dtype}")
             term.validate()
+
+    def flops(self, in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1) -> int:
+        parallel = sum(term.flops(in_size, out_size, groups) for term in self.terms)
+        return min(parallel, super().flops(in_size, out_size, groups))
 
     def paper_bits(self, billed: set[int]) -> float:
         return sum(term.paper_bits(billed) for term in self.terms)

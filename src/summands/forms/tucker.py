@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..views import dense_flops
 from .form import Form, tensor_bits
 
 
@@ -46,6 +49,12 @@ class Tucker(Form):
         found = tuple(self.out.shape), tuple(self.into.shape), self.core.shape[2:]
         if found != ((n, p), (q, m), self.shape[2:]):
             raise ValueError(f"factors of shape {found[0]} and {found[1]} about a core of {tuple(self.core.shape)}")
+
+    def flops(self, in_size: Sequence[int] = (), out_size: Sequence[int] = (), groups: int = 1) -> int:
+        (p, q), (n, m), into, out = self.ranks, self.shape[:2], math.prod(in_size), math.prod(out_size)
+        # The same q patterns and p filters in each group.
+        stack = groups * (m * q * into + p * q * self.shape[2:].numel() * out) + n * p * out
+        return min(stack, dense_flops(self.shape, out_size))
 
     def paper_bits(self, billed: set[int]) -> float:
         return sum(tensor_bits(t, billed) for t in (self.out, self.core, self.into))
