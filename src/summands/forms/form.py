@@ -134,6 +134,16 @@ def paper_bits(forms: Iterable[Form]) -> float:
     return sum(form.paper_bits(billed) for form in forms)
 
 
+def relative_error(weight: Tensor, form: Form) -> float:
+    """||w - Delta||^2 / ||w||^2; 0 exactly when both are the same to the last bit, infinity when a zero weight changed."""
+    dense = form.dense()
+    if _same_bits(dense, weight.detach()):
+        return 0.0
+    error = float((weight.detach().double() - dense.double()).square().sum())
+    norm = float(weight.detach().double().square().sum())
+    return error / norm if norm else math.inf
+
+
 def tensor_bits(tensor: Tensor, billed: set[int]) -> int:
     """Bits of a tensor as stored; nothing when it was billed before."""
     if id(tensor) in billed:
@@ -145,4 +155,6 @@ def tensor_bits(tensor: Tensor, billed: set[int]) -> int:
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
+    if a.numel() == 0:
+        return True
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
