@@ -1,0 +1,54 @@
+"""The limits against closed forms and each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from summands.coding import limits
+from summands.errors import ArgumentError
+
+LAPLACE = np.random.default_rng(0).laplace(size=200_000)
+# algorithms section 5: mean squared error over variance -> bits.
+TABLE = [(0.803, 0.1077), (0.349, 0.662), (0.0625, 1.896)]
+
+
+def test_entropy():
+    assert limits.entropy(torch.tensor([[0, 1], [2, 3]])) == 2
+    assert limits.entropy(np.zeros(5, dtype=int)) == 0
+    assert limits.entropy(np.zeros(0, dtype=int)) == 0
+
+
+@pytest.mark.parametrize(("share", "bits"), TABLE)
+def test_blahut_arimoto_meets_the_table(share, bits):
+    assert limits.rate_distortion(LAPLACE, share * LAPLACE.var(), cells=250) == pytest.approx(bits, rel=0.04, abs=0.01)
+
+
+@pytest.mark.parametrize("distortion", [0.7, 0.3])
+def test_blahut_arimoto_meets_the_closed_form_for_absolute_errors(distortion):
+    exact = limits.laplace_rate_l1(distortion, np.abs(LAPLACE).mean())
+    assert limits.rate_distortion(LAPLACE, distortion, squared=False, cells=250) == pytest.approx(
+        exact, rel=0.03, abs=0.01
+    )
+
+
+def test_bounds_are_ordered():
+    for share in (0.9, 0.5, 0.1):
+        distortion = share * LAPLACE.var()
+        rate = limits.rate_distortion(LAPLACE, distortion, cells=200)
+        assert limits.laplace_rate_mse_bound(distortion, LAPLACE.var()) <= rate + 0.01
+        assert rate <= limits.gaussian_rate(distortion, LAPLACE.var()) + 0.01
+    assert limits.laplace_rate_mse_bound(0.01, 1) == pytest.approx(0.5 * np.log2(100) - 0.1044, abs=1e-3)
+
+
+def test_nothing_to_say_costs_nothing():
+    assert limits.rate_distortion(np.zeros(10), 0.1) == 0
+    assert limits.rate_distortion(LAPLACE, 10.0) == 0
+    assert limits.laplace_rate_l1(2.0, 1.0) == 0
+    assert limits.gaussian_rate(2.0, 1.0) == 0
+    assert limits.gaussian_rate(1.0, 0.0) == 0
+
+
+@pytest.mark.parametrize("function", [limits.laplace_rate_l1, limits.gaussian_rate, limits.laplace_rate_mse_bound])
+def test_distortion_must_be_positive(function):
+    with pytest.raises(ArgumentError):
+        function(0.0, 1.0)
