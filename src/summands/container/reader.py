@@ -238,7 +238,7 @@ def _decode(
     limit = max(LEAST_LIMIT, LIMIT_FACTOR * file.size) if max_bytes is None else max_bytes
     if (needed := header.memory_bytes(sections)) > limit:
         raise LimitError(
-            f"it declares {needed} bytes in memory, the limit is {limit}; pass max_bytes={needed} to read it"
+            f"it declares {needed} bytes of memory, the limit is {limit}; pass max_bytes={needed} to read it"
         )
     metadata = _read_metadata(file, header)
     shared = _decode_shared(file, header)

@@ -1,0 +1,432 @@
+"""One hostile file for each rule: the checksums are right, so the rule itself refuses it, before any allocation."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from summands.coding import Layout, decode_section, encode_section, layout_of
+from summands.container import read, read_header, read_prefix, reader, to_bytes
+from summands.container.header import MAX_FORMS, PROGRESSIVE, VERSION, pack
+from summands.errors import CorruptFileError, FileError, LimitError, UnsupportedFileError
+from tests.attacks.forge import (
+    body_of,
+    checksum,
+    file_of,
+    rewritten,
+    with_layouts,
+    with_payload,
+    with_section,
+)
+from tests.container.samples import codebook, dense, grid, low_rank, sparse, total
+
+GOOD = {"a": dense((3, 4)), "b": codebook((5, 6)), "c": sparse((9, 9))}
+SMALL = layout_of(dense((2,)))
+EXTENT = (8, b"\0\0\0\0")
+
+
+def refused(
+    data: bytes, message: str, error: type[FileError] = CorruptFileError, *, decodes: bool = False, **arguments
+) -> None:
+    """The file is refused with exactly this type, a message that names the rule, and unless said before decoding."""
+    with patch.object(reader, "decode_section", side_effect=AssertionError("the decoder was called")) as decoder:
+        if decodes:
+            decoder.side_effect = decode_section
+        with pytest.raises(FileError, match=message) as caught:
+            read(data, **arguments)
+    assert type(caught.value) is error
+
+
+def test_refused_fails_on_wrong_answers():
+    """The helper sees a file that is read, a wrong message and a wrong type."""
+    with pytest.raises(pytest.fail.Exception):
+        refused(to_bytes({}), "x")
+    with pytest.raises(AssertionError):
+        refused(b"nothing", "checksum")
+    with pytest.raises(AssertionError):
+        refused(b"nothing", "not a summands file", LimitError)
+    with pytest.raises(AssertionError, match="decoder was called"):
+        refused(to_bytes(GOOD), "x")
+    refused(b"nothing", "not a summands file")
+
+
+# The prelude
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93", b"\x93SUN" + b"\0" * 40, b"PK\x03\x04", b"\x80\x04\x95"])
+def test_other_files(data):
+    refused(data, "not a summands file")
+
+
+def test_an_unknown_version():
+    refused(file_of(b"", version=VERSION + 1), f"format version {VERSION + 1}", UnsupportedFileError)
+    refused(file_of(b"", version=0), "format version 0", UnsupportedFileError)
+
+
+def test_an_unknown_feature():
+    refused(file_of(body_of(0, 0, 0), features=0b100100), "feature 2, 5", UnsupportedFileError)
+    refused(file_of(body_of(0, 0, 0), features=2**62), "feature 62", UnsupportedFileError)
+
+
+def test_a_varint_without_end_or_not_in_its_shortest_writing():
+    for varint in (b"\xff" * 20, b"\x80\x00", b"\x80" * 8 + b"\x01\x00"):
+        refused(b"\x93SUM\x01\x00" + varint + b"\0" * 20, "varint|most|version")
+    refused(b"\x93SUM\x81\x00", "varint")
+
+
+# The header
+
+
+def test_a_header_beyond_the_file():
+    refused(b"\x93SUM\x01\x00" + b"\xff\xff\x03" + b"\0" * 99, "truncated")
+
+
+def test_a_header_beyond_the_limit():
+    refused(b"\x93SUM\x01\x00" + b"\xff\xff\xff\xff\x0f" + b"\0" * 99, "must be at most|limit")
+
+
+def test_a_header_without_its_checksum():
+    data = bytearray(to_bytes(GOOD))
+    data[10] ^= 1
+    refused(bytes(data), "header does not have its checksum")
+
+
+def test_an_endless_header():
+    bomb = pack(bytes(40 << 20))
+    assert len(bomb) < 50_000
+    refused(file_of(b"", packed=bomb), "no end within")
+
+
+def test_a_header_that_is_not_one_deflate_stream():
+    body = pack(body_of(0, 0, 0))
+    refused(file_of(b"", packed=b"\xff" * 30), "not deflated")
+    refused(file_of(b"", packed=body[:-1]), "no end within")
+    refused(file_of(b"", packed=body + b"\0"), "after its deflate stream")
+    refused(file_of(b"", packed=b""), "no end within")
+
+
+def test_a_header_with_more_or_less_than_it_declares():
+    refused(file_of(body_of(0, 0, 0, 0)), "1 bytes after its end")
+    refused(file_of(body_of(0, 0)), "wanted")
+
+
+# Names
+
+
+def test_more_weights_than_allowed():
+    refused(file_of(body_of(MAX_FORMS + 1)), "at most")
+
+
+def test_duplicate_names():
+    refused(rewritten(GOOD, lambda h: replace(h, names=("a", "b", "a"))), "two weights are named 'a'")
+
+
+def test_a_name_that_shares_more_than_there_is():
+    refused(file_of(body_of(2, "ab", 3, 0)), "at most 2")
+
+
+def test_a_name_beyond_the_limit_and_names_beyond_memory():
+    refused(file_of(body_of(1, 0, 5000, b"x" * 5000)), "at most 4096")
+    long = body_of(20_000, 0, 4096, b"x" * 4096) + body_of(4095, 1, b"y") * 19_999
+    refused(file_of(long), "names have more than")
+
+
+def test_a_name_that_is_not_utf8():
+    refused(file_of(body_of(1, 0, 2, b"\xff\xfe", 0, 2, SMALL, *EXTENT, 0)), "utf-8")
+
+
+# Coverage: which weights stand in which section, and where
+
+
+def test_a_group_of_no_weights_or_one_block():
+    for group in (0, 1, 3):
+        refused(file_of(body_of(1, "w", 0, group, SMALL, *EXTENT, 0), bytes(8)), "cannot be")
+
+
+def test_a_group_of_more_weights_than_there_are():
+    refused(file_of(body_of(1, "w", 0, 4, SMALL, SMALL, *EXTENT, 0), bytes(8)), "a group of 2 weights where 1 are left")
+
+
+def test_missing_weights():
+    refused(file_of(body_of(2, "v", "w", 0, 2, SMALL, *EXTENT, 0), bytes(8)), "cannot be|wanted")
+
+
+def test_sections_with_a_hole_an_overlap_or_trailing_bytes():
+    data = to_bytes(GOOD)
+    for wrong in (data + b"\0", data[:-1], data + data):
+        refused(wrong, "declares")
+    for change in (1, -1, 2**62):
+        grown = rewritten(
+            GOOD, lambda h, n=change: with_section(h, 0, lambda s: replace(s, size_bytes=s.size_bytes + n))
+        )
+        refused(grown, "declares")
+
+
+def test_a_length_that_overflows():
+    data = file_of(body_of(2, "v", "w", 0, 2, SMALL, 2**63 - 1, bytes(4), 2, SMALL, 2**63 - 1, bytes(4), 0), bytes(8))
+    refused(data, "declares")
+    refused(file_of(body_of(1, "w", 0, 2, SMALL) + b"\xff" * 9 + b"\x01" + bytes(4) + b"\0"), "varint")
+
+
+def test_truncation_everywhere():
+    data = to_bytes(GOOD, metadata={"a": 1})
+    for size in range(len(data)):
+        refused(data[:size], "truncated|declares|not a summands file|wanted")
+
+
+# Shapes and sizes
+
+
+def shaped(*shape: int) -> bytes:
+    """A Dense layout of this shape as bytes: head, sizes, kind, stored dtype."""
+    return body_of(32 * len(shape), *shape, 64, 0)
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2**40), (2**49,), (2**24, 2**25), (2**48, 0), (1,) * 9, (2**31,) * 8])
+def test_a_shape_that_is_too_large(shape):
+    data = file_of(body_of(1, "w", 0, 2, shaped(*shape), *EXTENT, 0), bytes(8))
+    error = LimitError if shape == (2**48, 0) else CorruptFileError
+    if error is CorruptFileError:
+        refused(data, "at most|product|must be")
+
+
+def test_a_giant_declared_shape():
+    """4 TB in a file of 40 bytes."""
+    data = file_of(body_of(1, "w", 0, 2, shaped(2**40), *EXTENT, 0), bytes(8))
+    refused(data, f"declares {4 * 2**40} bytes of memory", LimitError)
+    refused(data, "the limit is 1000", LimitError, max_bytes=1000)
+    assert read_header(data).memory_bytes() == 4 * 2**40
+
+
+def test_many_weights_that_are_large_together():
+    body = body_of(1000, *(f"{i}" for i in range(1000)), 0, 2000, shaped(2**20) * 1000, *EXTENT, 0)
+    refused(file_of(body, bytes(8)), f"declares {1000 * 4 * 2**20} bytes of memory", LimitError)
+
+
+def test_a_large_weight_of_few_symbols():
+    """A sparse weight without entries, or factors of rank 0, are small themselves and large when dense."""
+    for layout in (layout_of(sparse((4, 4), keep=0)), layout_of(low_rank((4, 4), rank=0))):
+        large = replace(layout, shape=(2**20, 2**20))
+        data = file_of(body_of(1, "w", 0, 2, large, *EXTENT, 0), bytes(8))
+        refused(data, f"declares {4 * 2**40} bytes of memory", LimitError)
+
+
+def test_a_large_codebook_of_a_small_weight():
+    large = replace(layout_of(codebook((2,), codes=torch.int64)), numbers=(2**40, 0))
+    refused(file_of(body_of(1, "w", 0, 2, large, *EXTENT, 0), bytes(8)), "bytes of memory", LimitError)
+
+
+def test_a_large_shared_tensor():
+    body = body_of(0, 1, shaped(2**40), *EXTENT, 0)
+    refused(file_of(body, bytes(8)), "bytes of memory", LimitError)
+
+
+def test_the_default_limit_grows_with_the_file():
+    gigabyte = file_of(body_of(1, "w", 0, 2, shaped(2**28 + 1), *EXTENT, 0), bytes(8))
+    refused(gigabyte, "bytes of memory", LimitError)
+    size = 5_000_000
+    same = file_of(body_of(1, "w", 0, 2, shaped(2**28 + 1), size, checksum(bytes(size)), 0), bytes(size))
+    with pytest.raises(AssertionError, match="decoder was called"):
+        refused(same, "x")
+
+
+def test_more_kept_entries_than_entries():
+    wrong = replace(layout_of(sparse((9, 9))), numbers=(82,))
+    refused(file_of(body_of(1, "w", 0, 2, wrong, *EXTENT, 0), bytes(8)), "at most 81")
+
+
+def test_deep_and_wide_sums():
+    term = body_of(64, 0)
+    deep = body_of(32, 4, 1, 1, 1) + term * 8
+    refused(file_of(body_of(1, "w", 0, 2, deep, *EXTENT, 0), bytes(8)), "tag")
+    wide = body_of(32, 4, 63) + term * 64
+    refused(file_of(body_of(1, "w", 0, 2, wide, *EXTENT, 0) + term * 999, bytes(8)), "after its end")
+    none = body_of(32, 4, 0)
+    refused(file_of(body_of(1, "w", 0, 2, none, *EXTENT, 0), bytes(8)), "terms")
+
+
+def test_an_unknown_kind_or_dtype():
+    for layout in (body_of(32, 4, 127, 0), body_of(32 + 31, 4, 64, 0), body_of(32, 4, 64, 62)):
+        refused(file_of(body_of(1, "w", 0, 2, layout, *EXTENT, 0), bytes(8)), "tag|dtype")
+
+
+# What is shared
+
+
+def test_a_shared_tensor_that_is_not_there():
+    layout = layout_of(dense((2,)), ())
+    far = replace(layout, stored=(replace(layout.stored[0], shared=3),))
+    refused(file_of(body_of(1, "w", 0, 2, far, *EXTENT, 0), bytes(8)), "shared tensor 3 of 0")
+    refused(file_of(body_of(0, 1, far, *EXTENT, 0), bytes(8)), "stored where it stands")
+
+
+def test_a_shared_tensor_of_another_shape_or_dtype():
+    form = dense((2,))
+    layout = layout_of(form, [form.values])
+    for there in (dense((3,)), dense((2,), dtype=torch.float16), dense((2, 1))):
+        body = body_of(1, "w", 1, layout_of(there), *EXTENT, 2, layout, *EXTENT, 0)
+        refused(file_of(body, bytes(16)), "shared tensor")
+
+
+def test_a_shared_tensor_must_be_dense():
+    refused(file_of(body_of(0, 1, layout_of(grid((2,))), *EXTENT, 0), bytes(8)), "must be Dense")
+    refused(file_of(body_of(0, 1, layout_of(dense((2,), stored=torch.float16)), *EXTENT, 0), bytes(8)), "two dtypes")
+
+
+# Row blocks
+
+
+def blocks(*layouts: Layout, shared: tuple[Layout, ...] = ()) -> bytes:
+    items = [item for layout in layouts for item in (layout, *EXTENT)]
+    extent = EXTENT if shared else ()
+    body = body_of(1, "w", len(shared), *shared, *extent, 2 * len(layouts) + 1, *items, 0)
+    return file_of(body, bytes(8 * (len(layouts) + bool(shared))))
+
+
+def test_row_blocks_that_do_not_fit():
+    one = layout_of(dense((2, 3)))
+    two = layout_of(total(dense((2, 3)), sparse((2, 3))))
+    three = layout_of(total(dense((2, 3)), sparse((2, 3)), sparse((2, 3))))
+    for other in (
+        layout_of(dense((2, 4))),
+        layout_of(dense((2, 3, 1))),
+        layout_of(dense((2, 3), dtype=torch.float16)),
+        layout_of(dense((2, 3), stored=torch.float16)),
+        layout_of(sparse((2, 3))),
+        two,
+    ):
+        refused(blocks(one, other), "row blocks")
+    refused(blocks(two, three), "row blocks")
+    refused(blocks(layout_of(dense(())), layout_of(dense(()))), "row blocks")
+    refused(blocks(layout_of(low_rank((2, 3))), layout_of(low_rank((2, 3)))), "row blocks")
+
+
+def test_row_blocks_of_different_values():
+    a, b = codebook((2, 3)), codebook((2, 3), count=5)
+    refused(blocks(layout_of(a), layout_of(a)), "row blocks")
+    refused(blocks(layout_of(a, [a.values]), layout_of(a), shared=(layout_of(dense((4,))),)), "row blocks")
+    refused(blocks(layout_of(codebook((2, 3), axis=0)), layout_of(codebook((2, 3), axis=0, count=5))), "row blocks")
+    refused(
+        blocks(layout_of(a, [a.values]), layout_of(b, [b.values]), shared=(layout_of(dense((4,))),)),
+        "shared tensor|row blocks",
+    )
+
+
+# Payloads
+
+
+def test_a_section_without_its_checksum():
+    data = to_bytes(GOOD)
+    refused(data[:-1] + bytes([data[-1] ^ 1]), "weight 'a' and 2 more: the section at byte .* checksum")
+
+
+def test_a_wrong_final_coder_state():
+    """Bytes that the encoder would not have written: the coder's last state says which had to come."""
+    for change in (
+        lambda payload: payload + b"\0",
+        lambda payload: payload + b"\1",
+        lambda payload: payload + bytes(10_000),
+        lambda payload: payload + payload,
+    ):
+        refused(with_payload({"w": sparse((40, 40))}, change), "weight 'w'", decodes=True)
+
+
+def test_a_bomb_of_one_symbol_class():
+    """Zeros cost next to nothing: what a small file may hold is what `max_bytes` allows, and no more."""
+    zeros = grid((4_000_000,), levels=torch.int8)
+    zeros.levels.zero_()
+    data = to_bytes({"w": zeros})
+    assert len(data) < 1000
+    refused(data, "the limit is 1000000", LimitError, max_bytes=1_000_000)
+    assert int(read(data, max_bytes=read_header(data).memory_bytes()).forms["w"].levels.abs().max()) == 0
+
+
+def test_memory_that_is_not_there():
+    huge = file_of(body_of(1, "w", 0, 2, shaped(2**46), 0, checksum(b""), 0))
+    refused(huge, "does not have", LimitError, decodes=True, max_bytes=2**60)
+
+
+def test_a_section_that_belongs_to_other_layouts():
+    data = rewritten({"w": codebook((8, 8))}, lambda h: with_layouts(h, 0, [layout_of(grid((30,)))]))
+    refused(data, "weight 'w'", decodes=True)
+
+
+# Metadata
+
+
+def with_metadata(stored: bytes) -> bytes:
+    return file_of(body_of(0, 0, len(stored), checksum(stored)), stored)
+
+
+def test_metadata():
+    assert read(with_metadata(pack(b'{"a": 1}'))).metadata == {"a": 1}
+    refused(with_metadata(pack(b" " * (20 << 20))), "no end within")
+    refused(with_metadata(b"\xff\xff"), "not deflated")
+    refused(with_metadata(pack(b"{} {}")), "metadata")
+    refused(with_metadata(pack(b"\xff\xfe\xfa")), "metadata")
+    refused(with_metadata(pack(b"[1]")), "an object is wanted")
+    refused(with_metadata(pack(b'{"a": NaN}')), "NaN is not JSON")
+    refused(with_metadata(pack(b'{"a": ' + b"[" * 10**6 + b"}")), "nested too deep")
+    refused(with_metadata(pack(b'{"a": ' + b"9" * 10**6 + b"}")), "metadata")
+    refused(file_of(body_of(0, 0, 2**40, bytes(4))), "at most")
+    data = with_metadata(pack(b"{}"))
+    refused(data[:-1] + bytes([data[-1] ^ 1]), "metadata does not have its checksum")
+
+
+# Refinement
+
+
+def refined(*pieces: tuple[int, int, Layout], first: Layout, shared: tuple[Layout, ...] = ()) -> bytes:
+    """One weight and one layer of one section with these pieces: weight, term, layout."""
+    layer = [item for piece in pieces for item in piece]
+    shared_items = (*shared, *EXTENT) if shared else ()
+    body = body_of(1, "w", len(shared), *shared_items, 2, first, *EXTENT, 1, 1, len(pieces), *layer, *EXTENT, 0)
+    return file_of(body, bytes(8 * (2 + bool(shared))), features=PROGRESSIVE)
+
+
+def test_pieces_that_do_not_go_together():
+    base = layout_of(sparse((9, 9)))
+    many = replace(base, numbers=(80,))
+    for piece in (
+        (1, 0, base),
+        (0, 2, base),
+        (0, 0, many),
+        (0, 0, layout_of(sparse((9, 8)))),
+        (0, 0, layout_of(sparse((9, 9), dtype=torch.float16))),
+        (0, 0, layout_of(sparse((9, 9), stored=torch.float32))),
+        (0, 0, layout_of(grid((9, 9)))),
+        (0, 1, layout_of(total(grid((9, 9)), grid((9, 9))))),
+    ):
+        refused(refined(piece, first=base), "piece|at most")
+    refused(refined((0, 0, layout_of(dense((9,)))), first=layout_of(dense((9,)))), "do not go together")
+    refused(refined((0, 0, layout_of(grid((9,)))), first=layout_of(grid((9,)))), "do not go together")
+    ranks = layout_of(low_rank((6, 6)))
+    refused(refined((0, 0, replace(ranks, numbers=(2, 3, 0))), first=ranks), "do not go together")
+    refused(refined(*((0, k, base) for k in range(1, 80)), first=base), "terms")
+
+
+def test_more_digits_than_a_level_has():
+    form = grid((9,))
+    layout, step = layout_of(form, [form.step]), layout_of(dense(()))
+    refused(refined(*((0, 0, layout),) * 40, first=layout, shared=(step,)), "do not go together")
+
+
+def test_layers_without_anything_in_them():
+    for empty in (body_of(0), body_of(1, 0), body_of(1, 1, 0)):
+        body = body_of(1, "w", 0, 2, SMALL, *EXTENT) + empty + body_of(*EXTENT, 0)
+        refused(file_of(body, bytes(16), features=PROGRESSIVE), "without anything")
+    row_blocks = body_of(1, "w", 0, 5, SMALL, *EXTENT, SMALL, *EXTENT, 1, 1, 1, 0, 1, SMALL, *EXTENT, 0)
+    refused(file_of(row_blocks, bytes(24), features=PROGRESSIVE), "cannot be")
+
+
+def test_pieces_that_overlap():
+    """Two pieces of a sparse term with the same positions."""
+    form = sparse((9, 9))
+    payload = encode_section([form]).payload
+    extent = (len(payload), checksum(payload))
+    layout = layout_of(form)
+    body = body_of(1, "w", 0, 2, layout, *extent, 1, 1, 1, 0, 0, layout, *extent, 0)
+    data = file_of(body, payload * 2, features=PROGRESSIVE)
+    refused(data, "strictly increasing", decodes=True)
+    assert read_prefix(data, layers=1).forms["w"].same(form)
