@@ -5,11 +5,13 @@ This is the package list. A compression that stands here can be written in a pla
 
 from .additive import Additive
 from .compression import Compression, Terms, squared_error
+from .fixed_codebook import Binary, FixedCodebook, PowersOfTwo, Ternary
 from .keep import Keep
 from .low_rank import LowRank
 from .prune import Prune, PrunePenalty
 from .prune_nm import PruneNM
 from .quantize import Quantize
+from .scaled_codebook import ScaledBinary, ScaledCodebook, ScaledTernary
 from .shrink import L1Ball, SoftThreshold
 from .transform import Transform
 from .tucker import Tucker
@@ -17,30 +19,44 @@ from .tucker import Tucker
 __all__ = [
     "COMPRESSIONS",
     "Additive",
+    "Binary",
     "Compression",
+    "FixedCodebook",
     "Keep",
     "L1Ball",
     "LowRank",
+    "PowersOfTwo",
     "Prune",
     "PruneNM",
     "PrunePenalty",
     "Quantize",
+    "ScaledBinary",
+    "ScaledCodebook",
+    "ScaledTernary",
     "SoftThreshold",
     "Terms",
+    "Ternary",
     "Transform",
     "Tucker",
     "squared_error",
 ]
 
 COMPRESSIONS: tuple[type[Compression], ...] = (
+    Binary,
+    FixedCodebook,
     Keep,
     L1Ball,
     LowRank,
+    PowersOfTwo,
     Prune,
     PruneNM,
     PrunePenalty,
     Quantize,
+    ScaledBinary,
+    ScaledCodebook,
+    ScaledTernary,
     SoftThreshold,
+    Ternary,
     Transform,
     Tucker,
 )

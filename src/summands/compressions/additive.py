@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from ..errors import ArgumentError, must
 from ..forms import Form, Sum
 from ..forms.sum import wide_dtype
-from .compression import Compression, Terms
-from .joint import solve_jointly
+from .compression import Compression, Terms, check_float
+from .joint import Joint, solve_jointly
 
 Forms = Mapping[str, Form]
 
@@ -22,12 +22,14 @@ Forms = Mapping[str, Form]
 class Additive(Compression):
     """min ||w - sum_k Delta_k(Theta_k)||^2, what `a + b + ...` builds.
 
-    Block coordinate descent (Part V, section 3): each part in turn is projected onto the residual of all others,
-    starting from zero, or from `previous`, until a round lowers the objective by less than `tolerance` of it.
-    Monotone. A part with per="task" sees the residuals of all weights of the task at once.
+    Where the optimum is known (joint.py) it is taken. Elsewhere block coordinate descent (Part V, section 3): each part
+    in turn is projected onto the residual of all others, from `previous`, or else from fitting the parts one after
+    the other, until a round lowers the objective by less than `tolerance` of it. Other starts, a joint solution that
+    is only near the optimum, or another part fitted first, are descended from if they begin below that.
 
-    In objective never worse than a feasible `previous`, nor than the best single part, up to rounding of stored dtypes.
-    Cost: `rounds` projections of every part, at most; a warm start needs few.
+    In objective never worse than a feasible `previous`, than plain descent, or than the best single part when the
+    other parts can be zero; all up to the rounding of stored dtypes. A part with per="task" sees the residuals of all
+    weights of the task at once. Cost: `rounds` projections of every part, at most; a warm start needs few.
     """
 
     rounds: ClassVar[int] = 30
@@ -47,15 +49,21 @@ class Additive(Compression):
         previous: Forms | None = None,
         importance: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Form]:
-        descent = _Descent(self.terms, weights, mu, price, importance or {})
-        for start in self._starts(descent, weights, previous):
-            descent.consider(start)
-        for _ in range(self.rounds):
-            before = descent.objective
-            descent.round()
-            if not descent.objective < before * (1 - self.tolerance):
-                break
-        return descent.forms()
+        for weight in weights.values():
+            check_float(weight)
+        problem = _Problem(self.terms, weights, mu, price, importance or {})
+        exact = None if importance else solve_jointly(self.terms, problem.targets, mu=mu)
+        if exact is not None and exact.optimal:
+            return problem.sums(exact.parts)
+        if previous and self.is_feasible(previous, weights):
+            first = problem.state(_parts(previous, len(self.terms)))
+        else:
+            first = problem.state(problem.one_after_the_other(0))
+        best = self._descend(problem, first)
+        for start in self._other_starts(problem, exact, best.objective):
+            if start.objective < best.objective:
+                best = min(best, self._descend(problem, start), key=lambda state: state.objective)
+        return problem.sums(best.parts)
 
     def cost(self, form: Form, *, mu: float | None = None, price: float | None = None) -> float:
         return sum(t.cost(f, mu=mu, price=price) for t, f in zip(self.terms, form.parts(), strict=True))
@@ -65,11 +73,11 @@ class Additive(Compression):
             return False
         if any(not isinstance(f, Sum) or len(f.terms) != len(self.terms) for f in forms.values()):
             return False
+        if any((forms[n].shape, forms[n].dtype) != (w.shape, w.dtype) for n, w in weights.items()):
+            return False
         wide = {name: w.to(wide_dtype(w.dtype)) for name, w in weights.items()}
-        return all(
-            term.is_feasible({name: form.parts()[k] for name, form in forms.items()}, wide)
-            for k, term in enumerate(self.terms)
-        )
+        parts = _parts(forms, len(self.terms))
+        return all(term.is_feasible(part, wide) for term, part in zip(self.terms, parts, strict=True))
 
     def parts(self) -> tuple[Compression, ...]:
         return self.terms
@@ -77,17 +85,22 @@ class Additive(Compression):
     def __str__(self) -> str:
         return " + ".join(str(term) for term in self.terms)
 
-    def _starts(self, descent: _Descent, weights: Mapping[str, Tensor], previous: Forms | None) -> list[list[Forms]]:
-        """Where to descend from: the exact joint solution if one is known, `previous`, or each part fitted first."""
-        starts: list[list[Forms]] = []
-        if previous and self.is_feasible(previous, weights):
-            starts.append([{name: form.parts()[k] for name, form in previous.items()} for k in range(len(self.terms))])
-        exact = solve_jointly(self.terms, descent.targets, mu=descent.mu, price=descent.price)
-        if exact is not None and not descent.importance:
-            starts.append(exact)
-        if not starts:
-            starts.extend(descent.greedy(first) for first in range(len(self.terms)))
-        return starts
+    def _descend(self, problem: _Problem, state: _State) -> _State:
+        for _ in range(self.rounds):
+            before = state.objective
+            for k in range(len(self.terms)):
+                state = problem.step(state, k)
+            if not state.objective < before * (1 - self.tolerance):
+                break
+        return state
+
+    def _other_starts(self, problem: _Problem, near: Joint | None, objective: float) -> Iterator[_State]:
+        """Where else to descend from: a joint solution that is not exact, each part that alone is already better."""
+        if near is not None:
+            yield problem.state(near.parts)
+        for k in range(len(self.terms)):
+            if problem.alone(k) < objective:
+                yield problem.state(problem.one_after_the_other(k))
 
     def _project(self, weight: Tensor, terms: Terms) -> Form:
         raise AssertionError("a sum projects whole tasks; `project` and `project_task` never come here")
@@ -96,8 +109,23 @@ class Additive(Compression):
         raise AssertionError("a sum checks whole tasks; `is_feasible` never comes here")
 
 
-class _Descent:
-    """The state of block coordinate descent over one task: a form for every part and weight, and the objective."""
+def _parts(sums: Forms, count: int) -> list[Forms]:
+    """For each part its forms by weight."""
+    return [{name: form.parts()[k] for name, form in sums.items()} for k in range(count)]
+
+
+@dataclass(frozen=True)
+class _State:
+    """For each part its forms by weight, their dense tensors and their cost; and the objective of the whole."""
+
+    parts: list[Forms]
+    dense: list[dict[str, Tensor]]
+    costs: list[float]
+    objective: float
+
+
+class _Problem:
+    """One task's weights, in the dtype in which the terms are added, and what the parts are to minimise."""
 
     def __init__(
         self,
@@ -107,39 +135,40 @@ class _Descent:
         price: float | None,
         importance: Mapping[str, Tensor],
     ) -> None:
-        self.terms, self.mu, self.price, self.importance = terms, mu, price, importance
-        self.weights = weights
+        self.terms, self.weights, self.mu, self.price, self.importance = terms, weights, mu, price, importance
         self.targets = {name: w.detach().to(wide_dtype(w.dtype)) for name, w in weights.items()}
-        self.state: list[Forms] = []
-        self.dense: list[dict[str, Tensor]] = []
-        self.objective = float("inf")
 
-    def greedy(self, first: int) -> list[Forms]:
+    def state(self, parts: list[Forms]) -> _State:
+        dense = [self._dense(forms) for forms in parts]
+        costs = [self._cost(k, forms) for k, forms in enumerate(parts)]
+        return _State(parts, dense, costs, self._error(dense) + sum(costs))
+
+    def step(self, state: _State, k: int) -> _State:
+        """Part k projected onto what the others leave; the same state if that does not lower the objective."""
+        others = [dense for j, dense in enumerate(state.dense) if j != k]
+        forms = self._fit(k, self._left(others), state.parts[k])
+        dense = [*state.dense[:k], self._dense(forms), *state.dense[k + 1 :]]
+        costs = [*state.costs[:k], self._cost(k, forms), *state.costs[k + 1 :]]
+        objective = self._error(dense) + sum(costs)
+        if not objective < state.objective:
+            return state
+        return _State([*state.parts[:k], forms, *state.parts[k + 1 :]], dense, costs, objective)
+
+    def one_after_the_other(self, first: int) -> list[Forms]:
         """Every part fitted once to what the parts before it left, `first` before all others."""
-        order = [first, *(k for k in range(len(self.terms)) if k != first)]
-        rest, fitted = dict(self.targets), {}
-        for k in order:
-            fitted[k] = self._fit(k, rest, None)
-            rest = {name: r - fitted[k][name].dense() for name, r in rest.items()}
+        fitted: dict[int, Forms] = {}
+        for k in sorted(range(len(self.terms)), key=lambda k: k != first):
+            fitted[k] = self._fit(k, self._left([self._dense(forms) for forms in fitted.values()]), None)
         return [fitted[k] for k in range(len(self.terms))]
 
-    def consider(self, state: list[Forms]) -> None:
-        """Goes on from this state if it is better than the present one."""
-        dense = [{name: form.dense() for name, form in part.items()} for part in state]
-        objective = self._objective(state, dense)
-        if objective < self.objective or not self.state:
-            self.state, self.dense, self.objective = state, dense, objective
+    def alone(self, k: int) -> float:
+        """The objective of part k without the others."""
+        forms = self._fit(k, self.targets, None)
+        return self._error([self._dense(forms)]) + self._cost(k, forms)
 
-    def round(self) -> None:
-        """Projects every part once onto the residual of the others; a step that would not descend is not taken."""
-        for k in range(len(self.terms)):
-            others = [dense for j, dense in enumerate(self.dense) if j != k]
-            rest = {name: t - sum(dense[name] for dense in others) for name, t in self.targets.items()}
-            self.consider([*self.state[:k], self._fit(k, rest, self.state[k]), *self.state[k + 1 :]])
-
-    def forms(self) -> dict[str, Form]:
+    def sums(self, parts: Sequence[Forms]) -> dict[str, Form]:
         return {
-            name: Sum(shape=w.shape, dtype=w.dtype, terms=tuple(part[name] for part in self.state))
+            name: Sum(shape=w.shape, dtype=w.dtype, terms=tuple(part[name] for part in parts))
             for name, w in self.weights.items()
         }
 
@@ -148,18 +177,26 @@ class _Descent:
             rest, mu=self.mu, price=self.price, previous=previous, importance=self.importance
         )
 
-    def _objective(self, state: list[Forms], dense: list[dict[str, Tensor]]) -> float:
+    def _cost(self, k: int, forms: Forms) -> float:
+        return sum(self.terms[k].cost(form, mu=self.mu, price=self.price) for form in forms.values())
+
+    def _dense(self, forms: Forms) -> dict[str, Tensor]:
+        return {name: form.dense() for name, form in forms.items()}
+
+    def _left(self, dense: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        left = dict(self.targets)
+        for part in dense:
+            left = {name: rest - part[name] for name, rest in left.items()}
+        return left
+
+    def _error(self, dense: Sequence[Mapping[str, Tensor]]) -> float:
         error = 0.0
         for name, target in self.targets.items():
             # From left to right in the terms' dtype, as Sum.dense() adds.
             total = dense[0][name]
             for part in dense[1:]:
                 total = total + part[name]
-            square = (target.to(torch.float64) - total.to(torch.float64)) ** 2
-            error += float((square * self.importance[name] if name in self.importance else square).sum())
-        cost = sum(
-            term.cost(form, mu=self.mu, price=self.price)
-            for term, part in zip(self.terms, state, strict=True)
-            for form in part.values()
-        )
-        return error + cost
+            left = (target.to(torch.float64) - total).reshape(-1)
+            weighting = self.importance.get(name)
+            error += float(left @ (left if weighting is None else left * weighting.reshape(-1).to(torch.float64)))
+        return error

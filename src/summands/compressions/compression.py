@@ -50,6 +50,8 @@ class Compression(ABC):
 
     on_host: ClassVar[bool] = False
     """The solver runs in host memory (Numba): the weight travels there once, its small result back once."""
+    takes_slices: ClassVar[bool] = False
+    """`_project` fits the rows or channels of a weight by itself; otherwise it is called with one after the other."""
     per = "weight"  # without annotation, so that it is no dataclass field here
     """Over what it is fitted (see scope.py); a compression that can do more than "weight" makes it a field."""
 
@@ -99,7 +101,8 @@ class Compression(ABC):
             _check_importance(weighting, weight)
             return self._project(weight, Terms(mu, price, last, weighting, host, shapes))
 
-        return scope.project_task(fit, self.per, weights, previous or {}, importance or {})
+        per = "weight" if self.takes_slices and self.per != "task" else self.per
+        return scope.project_task(fit, per, weights, previous or {}, importance or {})
 
     def objective(
         self,
@@ -165,10 +168,15 @@ def squared_error(weight: Tensor, form: Form, importance: Tensor | None = None) 
     return float((error if importance is None else error * importance.to(torch.float64)).sum())
 
 
-def _checked_weight(weight: Tensor, on_host: bool) -> tuple[Tensor, Tensor | None]:
+def check_float(weight: Tensor) -> None:
+    """WeightError unless the weight is a tensor of a floating dtype."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise WeightError(must("weight", "a tensor of a floating dtype", got, "list it under `ignore`"))
+
+
+def _checked_weight(weight: Tensor, on_host: bool) -> tuple[Tensor, Tensor | None]:
+    check_float(weight)
     weight = weight.detach()
     host = weight.cpu() if on_host else None
     finite = torch.isfinite(weight if host is None else host)

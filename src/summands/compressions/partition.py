@@ -1,8 +1,8 @@
 """The best partition of sorted points into consecutive runs, exact: what every learned codebook comes down to.
 
-In one dimension an optimal codebook cuts the sorted points into runs (Wu 1991). A run is a *cell*, which pays the squared
-distance to its own mean; a *zero run*, which pays the distance to 0; or an *outlier run*, which pays a price a
-point. A partition names its runs in order, K cells for a codebook of K values, and any run may be empty.
+In one dimension an optimal codebook cuts the sorted points into runs (Wu 1991). A run is a *cell*, which pays the
+squared distance to its own mean; a *zero run*, which pays the distance to 0; or an *outlier run*, which pays a price
+a point. A partition names its runs in order, K cells for a codebook of K values, and any run may be empty.
 
 Let F_t(j) be the least cost of the first j points in the first t runs: F_t(j) = min_i F_{t-1}(i) + cost_t(i, j).
 The cost of a cell has the quadrangle inequality, so the best i grows with j and divide and conquer finds all of them
@@ -14,6 +14,7 @@ When every bucket is a single cut the bound is F itself. The page "why exact" of
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +41,13 @@ class Points:
     energy: np.ndarray
 
 
+class Partition(NamedTuple):
+    """Runs that cover all points, and what they pay."""
+
+    cost: float
+    runs: list[Run]
+
+
 class Run(NamedTuple):
     """Points [start, stop) in one run."""
 
@@ -48,64 +56,109 @@ class Run(NamedTuple):
     stop: int
 
 
-def points_of(values: np.ndarray, importance: np.ndarray | None = None, *, about_zero: bool = False) -> Points:
-    """The distinct values, each with its count and its total importance; without any importance they are not points.
+def points_of(
+    values: np.ndarray, importance: np.ndarray | None = None, *, about_zero: bool = False, merge: bool = True
+) -> Points:
+    """The sorted values, equal ones as one point; a value without importance is no point.
 
-    Sums are of the distances to the median, or to 0 where zero runs are wanted. Cost: one sort.
+    Args:
+        about_zero: sums are of the distances to 0, as zero runs need them, and not to the median.
+        merge: without it every entry is a point of its own, as outliers that are counted need it.
+
+    Cost: one sort.
     """
-    weights = None
+    mass = None
     if importance is None:
         values = np.sort(values)
     else:
         values, importance = values[importance > 0], importance[importance > 0]
         order = np.argsort(values, kind="stable")
-        values, weights = values[order], importance[order].astype(np.float64)
-    first = np.flatnonzero(np.concatenate([np.ones(min(1, values.size), bool), values[1:] != values[:-1]]))
-    distinct = values[first].astype(np.float64)
-    count = np.diff(first, append=values.size).astype(np.float64)
-    mass = count if weights is None or not first.size else np.add.reduceat(weights, first)
-    centre = 0.0 if about_zero or not distinct.size else distinct[distinct.size // 2]
-    middle = int(np.searchsorted(distinct, centre))
-    sums = _outward_sums(distinct, mass, centre, middle)
-    counts = np.concatenate([np.zeros(1), np.cumsum(count)])
-    return Points(distinct, counts, *sums)
+        values, mass = values[order], importance[order].astype(np.float64)
+    first = values[1:] != values[:-1]
+    if merge and not first.all():
+        starts = np.flatnonzero(np.concatenate([[True], first]))
+        count = np.append(starts, values.size).astype(np.float64)
+        mass = np.diff(count) if mass is None else np.add.reduceat(mass, starts)
+        values = values[starts]
+    else:
+        count = np.arange(values.size + 1, dtype=np.float64)
+        mass = np.ones(values.size) if mass is None else mass
+    values = values.astype(np.float64)
+    centre = 0.0 if about_zero or not values.size else values[values.size // 2]
+    return Points(values, count, *_outward_sums(values, mass, centre, int(np.searchsorted(values, centre))))
 
 
-def best_partition(points: Points, kinds: list[int], *, price: float = 0.0, least_zeros: float = 0.0) -> list[Run]:
-    """The cheapest runs of these kinds, in this order, that cover all points.
+def best_partition(
+    points: Points, kinds: list[int], *, price: float = 0.0, least_zeros: float = 0.0, below: float = np.inf
+) -> Partition | None:
+    """The cheapest runs of these kinds, in this order, that cover all points; None if none costs less than `below`.
 
     Args:
-        price: what each point of an outlier run pays.
-        least_zeros: the fewest points that a zero run must hold.
+        price: what each entry of an outlier run pays.
+        least_zeros: the fewest entries that a zero run must hold.
 
     Cost: O(K N log N) time and 24 K N bytes if no cut can be ruled out; on the weights of networks, with N beyond a
     few thousand, a few K M log M with M = 1024, and no memory besides the sums. Ties go to the earliest cut.
     """
-    n = points.values.size
-    problem = (
-        np.array(kinds, np.int64),
-        points.count,
-        points.mass,
-        points.moment,
-        points.energy,
-        float(price),
-        float(least_zeros),
-    )
-    low, high, offsets = _first_buckets(n, len(kinds))
+    problem = _problem(points, kinds, price, least_zeros)
+    low, high, offsets = _first_buckets(points.values.size, len(kinds), _BUCKETS)
     slack = 1e-13 * (points.energy[-1] - points.energy[0])
-    known = np.inf
+    known = below
     while (low < high).any():
         forward = _sweep(low, high, offsets, 1, *problem)
+        if forward[-1] >= below:
+            return None
         known = min(known, _sweep(low, low, offsets, 1, *problem)[-1])
         through = forward + _sweep(low, high, offsets, -1, *problem)
-        low, high, offsets = _split(low, high, offsets, through <= known * (1 + 1e-10) + slack)
-    cuts = _cuts(_sweep(low, low, offsets, 1, *problem), low, offsets, *problem)
-    return [Run(kind, int(a), int(b)) for kind, a, b in zip(kinds, cuts[:-1], cuts[1:], strict=True)]
+        alive = through <= known * (1 + 1e-10) + slack
+        if not np.logical_or.reduceat(alive, offsets[:-1]).all():
+            return None
+        low, high, offsets = _split(low, high, offsets, alive)
+    cost = _sweep(low, low, offsets, 1, *problem)
+    if not cost[-1] < below:
+        return None
+    cuts = _cuts(cost, low, offsets, *problem)
+    return Partition(float(cost[-1]), _runs(kinds, cuts))
 
 
-def _first_buckets(n: int, runs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def coarse_partitions(points: Points, most: int, buckets: int = _BUCKETS) -> list[Partition]:
+    """For each K = 1..most the best K cells whose cuts lie between equal shares of the points. O(K M log M)."""
+    low, _, offsets = _first_buckets(points.values.size, most + 1, buckets)
+    cost = _sweep(low, low, offsets, 1, *_problem(points, [CELL] * (most + 1), 0.0, 0.0))
+    found = []
+    for k in range(1, most + 1):
+        stop = offsets[k + 1]  # the last cut of stage k is the end of all points
+        cuts = _cuts(cost, low[:stop], offsets, *_problem(points, [CELL] * k, 0.0, 0.0))
+        found.append(Partition(float(cost[stop - 1]), _runs([CELL] * k, cuts)))
+    return found
+
+
+def cell_means(points: Points, runs: list[Run]) -> np.ndarray:
+    """The mean of every cell that holds a point."""
+    mass = np.diff(points.mass)
+    cells = [slice(run.start, run.stop) for run in runs if run.kind == CELL and run.start < run.stop]
+    return np.array([_mean(points.values[cell], mass[cell]) for cell in cells])
+
+
+def _mean(values: np.ndarray, mass: np.ndarray) -> float:
+    # About the first value, so that equal values have themselves as their mean, exactly. Importances too small to
+    # show in the sums of all points leave a cell without mass.
+    total = mass.sum()
+    return float(values[0] + np.dot(values - values[0], mass) / total) if total > 0 else float(values.mean())
+
+
+def _problem(points: Points, kinds: list[int], price: float, least_zeros: float) -> tuple:
+    sums = (points.count, points.mass, points.moment, points.energy)
+    return (np.array(kinds, np.int64), *sums, float(price), float(least_zeros))
+
+
+def _runs(kinds: list[int], cuts: np.ndarray) -> list[Run]:
+    return [Run(kind, int(a), int(b)) for kind, (a, b) in zip(kinds, itertools.pairwise(cuts), strict=True)]
+
+
+def _first_buckets(n: int, runs: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Buckets [low, high] of the cuts 0..runs, one after the other in one array: the ends fixed, the rest anywhere."""
-    edges = np.unique(np.linspace(0, n, min(n, _BUCKETS) + 1).astype(np.int64))
+    edges = np.unique(np.linspace(0, n, min(n, most) + 1).astype(np.int64))
     lows = [np.zeros(1, np.int64), *[edges] * (runs - 1), np.array([n])]
     highs = [np.zeros(1, np.int64), *[np.append(edges[1:] - 1, n)] * (runs - 1), np.array([n])]
     return np.concatenate(lows), np.concatenate(highs), np.cumsum([0, *map(len, lows)])
@@ -116,7 +169,7 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The buckets alive, each cut into as many parts as leave about `_BUCKETS` for its stage, but at least two."""
     lows, highs = [], []
-    for a, b in zip(offsets[:-1], offsets[1:], strict=True):
+    for a, b in itertools.pairwise(offsets):
         start, stop = low[a:b][alive[a:b]], high[a:b][alive[a:b]] + 1
         parts = np.minimum(stop - start, max(2, _BUCKETS // len(start)))
         bucket = np.repeat(np.arange(len(start)), parts)
@@ -164,7 +217,7 @@ def _sweep(low, high, offsets, sign, kinds, count, mass, moment, energy, price, 
             old, old_edge, old_inner = cost[a:b][::-1].copy(), high[a:b][::-1].copy(), low[a:b][::-1].copy()
             new_edge, new_inner = low[c:d][::-1].copy(), high[c:d][::-1].copy()
         if kind == CELL:
-            new = _cell_step(old, old_edge, old_inner, new_edge, new_inner, sign, mass, moment, energy)
+            new = cell_step(old, old_edge, old_inner, new_edge, new_inner, sign, mass, moment, energy)
         elif kind == ZERO:
             new = _additive_step(old, old_edge, old_inner, new_edge, new_inner, sign, count, energy, 1.0, least_zeros)
         else:
@@ -183,7 +236,7 @@ def _cell_cost(a, b, sign, mass, moment, energy):
 
 
 @njit(cache=True)
-def _cell_step(old, old_edge, old_inner, new_edge, new_inner, sign, mass, moment, energy):
+def cell_step(old, old_edge, old_inner, new_edge, new_inner, sign, mass, moment, energy):
     """min over i of old[i] + the cell from i to j, every j; the best i grows with j: each j is searched between the
     best of its neighbours at twice the stride."""
     n, m = old.size, new_edge.size

@@ -15,7 +15,7 @@ from ..errors import ArgumentError, in_context, must
 from ..forms import ElementwiseForm, Form
 
 SCOPES = ("weight", "row", "channel", "task")
-_AXES = {"row": 0, "channel": 1}
+AXES = {"row": 0, "channel": 1}
 
 Fit = Callable[[Tensor, Form | None, Tensor | None], Form]
 """(weight, previous form, importance) -> the nearest form."""
@@ -36,8 +36,8 @@ def project_task(
     forms = {}
     for name, weight in weights.items():
         with in_context(f"weight {name!r}"):
-            if per in _AXES:
-                forms[name] = _sliced(fit, weight, importance.get(name), _AXES[per])
+            if per in AXES:
+                forms[name] = _sliced(fit, weight, importance.get(name), per)
             else:
                 forms[name] = fit(weight, previous.get(name), importance.get(name))
     return forms
@@ -51,6 +51,16 @@ def fitted(forms: Sequence[Form], per: str) -> list[Form]:
     if not issubclass(kind, ElementwiseForm) or any(type(form) is not kind for form in forms):
         raise ArgumentError(f'per="task" needs forms whose entries stand alone, got {kind.__name__}')
     return [kind.join(cast(Sequence[ElementwiseForm], forms), _widest(f.dtype for f in forms))]
+
+
+def slices(tensor: Tensor, per: str) -> Tensor:
+    """The tensor as a matrix, one row for each fit: all entries in one, or the rows or channels."""
+    if per not in AXES:
+        return tensor.reshape(1, -1)
+    axis = AXES[per]
+    if tensor.ndim <= axis or 0 in tensor.shape:
+        raise ArgumentError(must(f"a weight fitted per={per!r}", "so sliced", f"the shape {tuple(tensor.shape)}"))
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
 def _joined(
@@ -69,15 +79,13 @@ def _joined(
     return dict(zip(weights, split, strict=True))
 
 
-def _sliced(fit: Fit, weight: Tensor, importance: Tensor | None, axis: int) -> Form:
-    if weight.ndim <= axis or 0 in weight.shape:
-        raise ArgumentError(must(f"a weight fitted by slices along axis {axis}", "so sliced", tuple(weight.shape)))
-    rows = weight.movedim(axis, 0).reshape(weight.shape[axis], -1)
-    weightings = [None] * len(rows) if importance is None else importance.movedim(axis, 0).reshape(rows.shape)
+def _sliced(fit: Fit, weight: Tensor, importance: Tensor | None, per: str) -> Form:
+    rows = slices(weight, per)
+    weightings = [None] * len(rows) if importance is None else slices(importance, per)
     forms = [fit(row, None, weighting) for row, weighting in zip(rows, weightings, strict=True)]
     if not isinstance(forms[0], ElementwiseForm):
         raise ArgumentError(must("a compression by slices", "one whose entries stand alone", type(forms[0]).__name__))
-    return type(forms[0]).stack(cast(list[ElementwiseForm], forms), weight.shape, weight.dtype, axis)
+    return type(forms[0]).stack(cast(list[ElementwiseForm], forms), weight.shape, weight.dtype, AXES[per])
 
 
 def _widest(dtypes) -> torch.dtype:

@@ -25,4 +25,5 @@ def rounded(values: Tensor, dtype: str | None, own: torch.dtype | None = None) -
     """The nearest finite values in the stored dtype (`own`, by default that of `values`, for None)."""
     target = stored_dtype(dtype, own or values.dtype)
     limit = torch.finfo(target)
-    return values.clamp(limit.min, limit.max).to(target)
+    wide = torch.promote_types(values.dtype, target)  # float16 and bfloat16 hold neither of each other's limits
+    return values.to(wide).clamp(limit.min, limit.max).to(target)
