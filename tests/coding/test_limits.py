@@ -32,9 +32,9 @@ def test_blahut_arimoto_meets_the_closed_form_for_absolute_errors(distortion):
 
 
 def test_bounds_are_ordered():
-    for share in (0.9, 0.5, 0.1):
+    for share in (0.9, 0.1):
         distortion = share * LAPLACE.var()
-        rate = limits.rate_distortion(LAPLACE, distortion, cells=200)
+        rate = limits.rate_distortion(LAPLACE, distortion, cells=100)
         assert limits.laplace_rate_mse_bound(distortion, LAPLACE.var()) <= rate + 0.01
         assert rate <= limits.gaussian_rate(distortion, LAPLACE.var()) + 0.01
     assert limits.laplace_rate_mse_bound(0.01, 1) == pytest.approx(0.5 * np.log2(100) - 0.1044, abs=1e-3)
