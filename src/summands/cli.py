@@ -78,7 +78,7 @@ def compress(
     finetune: Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")] = None,
     seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Rewritten after every step. [default: OUTPUT.checkpoint]")
+        Path | None, typer.Option(help="Rewritten after every step. [default: OUTPUT.checkpoint, removed at the end]")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if there is one.")] = False,
     metadata: Annotated[bool, typer.Option("--metadata", help="Write plan, schedule and versions too.")] = False,
@@ -98,6 +98,11 @@ def compress(
     """
     is_task = source.suffix == ".py"
     task = load_task(source) if is_task else None
+    options: dict[str, Any] = {"steps": steps, "mu0": mu0, "growth": growth, "epochs": epochs, "finetune": finetune}
+    given = {name: value for name, value in options.items() if value is not None}
+    training = [f"--{name}" for name in given] + ["--resume"] * resume + ["--checkpoint"] * (checkpoint is not None)
+    if training and (task is None or task.train is None):
+        raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
     tensors = task.network() if task else read_safetensors(source)
     chosen = Plan.from_file(plan) if plan else task.plan if task and task.plan else default_plan(tensors)
     matched = chosen.match(tensors)
@@ -108,17 +113,14 @@ def compress(
         typer.echo(json.dumps(chosen.to_dict(), indent=2) if as_json else str(matched))
         return
     check_writable(output)
-    options: dict[str, Any] = {"steps": steps, "mu0": mu0, "growth": growth, "epochs": epochs, "finetune": finetune}
-    given = {name: value for name, value in options.items() if value is not None}
+    own_checkpoint = Path(f"{output}.checkpoint")
     if task is None or task.train is None:
-        training = [f"--{name}" for name in given] + ["--resume"] * resume + ["--checkpoint"] * (checkpoint is not None)
-        if training:
-            raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
         result = compress_model(tensors, chosen, evaluate=task.evaluate if task else None)
     else:
         schedule = replace(task.schedule or Schedule(), **given)
-        result = _learn(task, chosen, schedule, seed, checkpoint or Path(f"{output}.checkpoint"), resume, quiet)
+        result = _learn(task, chosen, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
     size = result.save(output, metadata=metadata)
+    own_checkpoint.unlink(missing_ok=True)  # the file is written: only a checkpoint asked for is kept
     if as_json:
         typer.echo(json.dumps({"output": str(output), "file_bytes": size, **summary(result)}, indent=2))
     else:

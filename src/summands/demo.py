@@ -125,7 +125,5 @@ def _data(name: str, say: Callable[[str], None]) -> Data:
     try:
         return load_data(name)
     except FileError as failure:
-        say(
-            f"{name} cannot be had here ({failure})\nThe 1,797 embedded digits serve instead; the ratio is theirs."
-        )
+        say(f"{name} cannot be had here ({failure})\nThe 1,797 embedded digits serve instead; the ratio is theirs.")
         return load_data("digits")

@@ -21,7 +21,7 @@ def render(table: Table, width: int = 140) -> str:
 def result_table(rows: Sequence[WeightRecord], size_bytes: int, reference_bytes: int, verdict: Verdict) -> str:
     """A row a tensor, then the file: its bytes, its ratio and the verdict."""
     table = Table("weight", "shape", "compression", "parts, bits/weight", box=None, pad_edge=False)
-    for heading in ("bits/weight", "rel. error"):
+    for heading in ("bits/weight", "rel. change"):
         table.add_column(heading, justify="right")
     for row in rows:
         parts = ", ".join(f"{kind} {bits / row.size if row.size else 0:.3f}" for kind, bits in row.parts)

@@ -1,0 +1,5 @@
+"""`python -m summands` is the program `summands`."""
+
+from .cli import main
+
+main()
