@@ -14,6 +14,7 @@ from summands.compressions import Keep
 from summands.compressions.text import parse
 from summands.errors import ArgumentError, FileError, PlanError
 from summands.plan import Plan, Task, default_plan
+from summands.zoo.networks import build
 
 PLAN_FOLDER = Path(__file__).parents[1] / "plans"
 HALF, BRAIN, EXACT = Keep("float16"), Keep("bfloat16"), Keep()
@@ -254,6 +255,13 @@ def test_shipped_plans_load_and_come_back(path):
     assert Plan.from_yaml(plan.to_yaml()) == plan
 
 
+@pytest.mark.parametrize("name", ["lenet300", "lenet5", "resnet20"])
+def test_shipped_plans_fit_their_networks(name):
+    network = build(name)
+    for tensors in (network, network.state_dict()):
+        assert not Plan.from_file(PLAN_FOLDER / f"{name}.yaml").match(tensors).ignored
+
+
 def test_the_table_lists_every_tensor_once():
     table = str(Plan({"conv*": HALF, "*": BRAIN}).match(Net())).splitlines()
     assert table[0].split() == ["weight", "shape", "rule", "compression"]
@@ -265,8 +273,8 @@ def test_the_table_lists_every_tensor_once():
 
 def test_the_default_plan_treats_each_weight_by_what_it_can_bear():
     tensors = {
-        "matrix": torch.randn(40, 40),
-        "small": torch.randn(4, 4),
+        "matrix": torch.randn(64, 64),
+        "small": torch.randn(63, 65),
         "bias": torch.randn(1000),
         "bias16": torch.randn(9, dtype=torch.float16),
         "huge": torch.full((3,), 1e6),

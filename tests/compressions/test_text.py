@@ -17,6 +17,24 @@ def test_text_and_compression_are_inverse(compression):
     assert parse(str(compression)) == compression
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Quantize(2)",
+        'Quantize("auto", per="task", dtype="float16")',
+        "Quantize(4, zero=True)",
+        "Prune(keep=0.01)",
+        'Prune(count=2662, per="task")',
+        'Prune(keep="auto")',
+        'LowRank(3, view="kernel")',
+        'LowRank("auto")',
+        'Quantize(2) + Prune(keep=0.01, dtype="float16") + LowRank(1)',
+    ],
+)
+def test_what_a_plan_says_reads_as_it_was_written(text):
+    assert str(parse(text)) == text
+
+
 def test_nested_sums_in_parentheses_flatten():
     assert parse("Keep() + (Keep('float16') + Keep('bfloat16'))") == Keep() + Keep("float16") + Keep("bfloat16")
     assert parse(" (Keep()\n + Keep()) ") == Keep() + Keep()
