@@ -81,13 +81,14 @@ def worth_their_bits(gain: Tensor, sizes: Tensor, price: float, value_bits: floa
     The position bits of k out of n units, `position_bits(k, n)`, depend on k alone, so for every k the best are the
     k largest of gain - price * value_bits * size; all k are compared. O(N log N). A unit of size 0 is never chosen.
     """
-    usable = (sizes > 0).nonzero().reshape(-1)
-    net = gain[usable] - price * value_bits * sizes[usable]
-    sorted_net, order = net.sort(descending=True, stable=True)
-    kept = torch.arange(len(usable) + 1, dtype=torch.float64, device=gain.device)
-    saved = torch.cat([sorted_net.new_zeros(1), sorted_net.cumsum(0)])
+    net = (gain - price * value_bits * sizes).where(sizes > 0, -torch.inf)
+    usable = int((sizes > 0).count_nonzero())
+    # NumPy sorts faster than torch, on the same memory.
+    rising = torch.from_numpy(np.sort(net.numpy())) if net.device.type == "cpu" else net.sort().values
+    saved = torch.cat([net.new_zeros(1), rising[len(net) - usable :].flip(0).cumsum(0)])
+    kept = torch.arange(usable + 1, dtype=torch.float64, device=gain.device)
     best = int((price * position_bits(kept, gain.numel()) - saved).argmin())
-    return usable[order[:best]].sort().values
+    return largest(net, best)
 
 
 def position_bits(kept: Tensor, size: int) -> Tensor:
