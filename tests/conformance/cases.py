@@ -11,6 +11,7 @@ from oracles import (
     in_runs,
     kept,
     levels,
+    multiples,
     outside,
     pruned_codebook,
     scaled,
@@ -21,6 +22,7 @@ from summands.compressions import (
     Binary,
     Compression,
     FixedCodebook,
+    Grid,
     Keep,
     L1Ball,
     LowRank,
@@ -49,7 +51,8 @@ class Case:
         ndim: the least number of dimensions of a weight that it accepts.
         weighted: it accepts an importance.
         mu, price: passed to each projection.
-        shrinks: it moves its own forms on towards zero, as a penalty of a norm does.
+        largest: the largest entry that it accepts.
+        shrinks: it moves its own forms on towards zero, as a penalty of a norm or a price does.
     """
 
     compression: Compression
@@ -58,6 +61,7 @@ class Case:
     weighted: bool = True
     mu: float | None = None
     price: float | None = None
+    largest: float = float("inf")
     shrinks: bool = False
 
     def __str__(self) -> str:
@@ -92,6 +96,10 @@ CASES = [
     Case(ScaledTernary(per="channel"), scaled(-1, 0, 1), ndim=2),
     Case(ScaledCodebook([-1.0, 0.5, 2.0]), scaled(-1, 0.5, 2)),
     Case(ScaledCodebook([1.0, 3.0]), scaled(1, 3)),
+    Case(Grid(0.5), multiples(0.5), largest=5e5),
+    Case(Grid(0.5, dead_zone=1.25, per="task"), multiples(0.5, unless_zero=0.375), largest=5e5, shrinks=True),
+    Case(Grid(0.25, dtype="float16"), price=0.01, largest=2e5, shrinks=True),
+    Case(Grid("auto"), price=0.01, shrinks=True),
     Case(Prune("auto"), entropy_priced(1e-3, 64), price=1e-3),
     Case(Prune(count=4, groups="row"), ndim=1),
     Case(Prune(keep=0.5, groups="block(1, 2)", dtype="float16"), ndim=1),

@@ -7,8 +7,10 @@ import pytest
 import torch
 from devices import Transfers
 
+from summands.coding import encode_section, estimated_bits
 from summands.compressions import squared_error
 from summands.compressions.text import parse
+from summands.container import read, to_bytes
 from summands.errors import SummandsError
 
 
@@ -117,6 +119,14 @@ def beats_its_parts(case, weight):
 def refuses(case, weight, message):
     with pytest.raises(SummandsError, match=message):
         project(case, weight)
+
+
+def survives_the_file(case, weight):
+    """What a file gives back is the form to the last bit, and its size was estimated within 1 % and 16 bytes."""
+    form = project(case, weight)
+    assert read(to_bytes({"w": form})).forms["w"].same(form)
+    coded, estimated = 8 * len(encode_section([form]).payload), estimated_bits(form)
+    assert abs(coded - estimated) <= 0.01 * coded + 128, f"{coded} bits, {estimated} estimated"
 
 
 def reads_its_own_text(case):

@@ -53,9 +53,20 @@ def pruned_codebook(k, keep) -> Oracle:
     return least
 
 
-def levels(*values) -> Oracle:
-    """Each entry at the nearest of these values."""
-    return lambda vector, importance: float(importance @ ((vector[:, None] - np.array(values)) ** 2).min(1))
+def levels(*values, unless_zero=0.0) -> Oracle:
+    """Each entry at the best of these values, all but 0 of which may cost something."""
+    cost = unless_zero * (np.array(values) != 0)
+
+    def least(vector, importance):
+        return float((importance[:, None] * (vector[:, None] - np.array(values)) ** 2 + cost).min(1).sum())
+
+    return least
+
+
+def multiples(step, *, unless_zero=0.0) -> Oracle:
+    """Each entry at the best multiple of the step, entries being at most 1e4."""
+    most = int(1.01e4 / step)
+    return levels(*np.arange(-most, most + 1) * step, unless_zero=unless_zero)
 
 
 def scaled(*values) -> Oracle:

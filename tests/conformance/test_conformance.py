@@ -46,8 +46,12 @@ def test_promises(case, data):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_awkward_weights(case, dtype):
     for weight in awkward(case.ndim, dtype).values():
+        if weight.abs().max() > case.largest:
+            checks.refuses(case, weight, "of the largest entry")
+            continue
         checks.is_a_form_of(case, weight)
         checks.is_deterministic(case, weight)
+        checks.survives_the_file(case, weight)
         checks.shares_no_memory(case, weight)
         if not case.shrinks:
             checks.returns_its_own_kind(case, weight)

@@ -6,6 +6,7 @@ This is the package list. A compression that stands here can be written in a pla
 from .additive import Additive
 from .compression import Compression, Terms, squared_error
 from .fixed_codebook import Binary, FixedCodebook, PowersOfTwo, Ternary
+from .grid import Grid
 from .keep import Keep
 from .low_rank import LowRank
 from .prune import Prune, PrunePenalty
@@ -22,6 +23,7 @@ __all__ = [
     "Binary",
     "Compression",
     "FixedCodebook",
+    "Grid",
     "Keep",
     "L1Ball",
     "LowRank",
@@ -44,6 +46,7 @@ __all__ = [
 COMPRESSIONS: tuple[type[Compression], ...] = (
     Binary,
     FixedCodebook,
+    Grid,
     Keep,
     L1Ball,
     LowRank,

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, must
+from ..errors import ArgumentError, in_context, must
 from ..forms import Form, Sum
 from ..forms.sum import wide_dtype
-from .compression import Compression, Terms, check_float
+from .compression import Compression, Terms, check_weight
 from .joint import Joint, solve_jointly
 
 Forms = Mapping[str, Form]
@@ -49,8 +49,9 @@ class Additive(Compression):
         previous: Forms | None = None,
         importance: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Form]:
-        for weight in weights.values():
-            check_float(weight)
+        for name, weight in weights.items():
+            with in_context(f"weight {name!r}"):
+                check_weight(weight)
         problem = _Problem(self.terms, weights, mu, price, importance or {})
         exact = None if importance else solve_jointly(self.terms, problem.targets, mu=mu)
         if exact is not None and exact.optimal:

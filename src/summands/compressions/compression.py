@@ -97,9 +97,10 @@ class Compression(ABC):
         shapes = tuple(w.shape for w in weights.values()) if joined else None
 
         def fit(weight: Tensor, last: Form | None, weighting: Tensor | None) -> Form:
-            weight, host = _checked_weight(weight, self.on_host)
+            host = weight.detach().cpu() if self.on_host and isinstance(weight, Tensor) else None
+            check_weight(weight if host is None else host)
             _check_importance(weighting, weight)
-            return self._project(weight, Terms(mu, price, last, weighting, host, shapes))
+            return self._project(weight.detach(), Terms(mu, price, last, weighting, host, shapes))
 
         per = "weight" if self.takes_slices and self.per != "task" else self.per
         return scope.project_task(fit, per, weights, previous or {}, importance or {})
@@ -168,22 +169,15 @@ def squared_error(weight: Tensor, form: Form, importance: Tensor | None = None) 
     return float((error if importance is None else error * importance.to(torch.float64)).sum())
 
 
-def check_float(weight: Tensor) -> None:
-    """WeightError unless the weight is a tensor of a floating dtype."""
+def check_weight(weight: Tensor) -> None:
+    """WeightError unless the weight is a finite tensor of a floating dtype."""
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise WeightError(must("weight", "a tensor of a floating dtype", got, "list it under `ignore`"))
-
-
-def _checked_weight(weight: Tensor, on_host: bool) -> tuple[Tensor, Tensor | None]:
-    check_float(weight)
-    weight = weight.detach()
-    host = weight.cpu() if on_host else None
-    finite = torch.isfinite(weight if host is None else host)
+    finite = torch.isfinite(weight)
     if not bool(finite.all()):
         count = int((~finite).sum())
         raise WeightError(must("weight", "finite", f"{count} NaN or infinite of {weight.numel()} entries"))
-    return weight, host
 
 
 def _check_importance(importance: Tensor | None, weight: Tensor) -> None:
