@@ -151,7 +151,7 @@ class Reshape(View):
         if self.rows % n == 0 and shape[1] % (self.rows // n) == 0:
             # A row is an output and one of a = rows/n runs of inputs: r patterns on each run, then a r to one output.
             return (m * d + self.rows) * out
-        if n % self.rows == 0:
+        if n % self.rows == 0 and self.rows % groups == 0:
             # A row is a run of b = n/rows outputs: b r filters, then each output from its r.
             return (n // self.rows * m * d + n) * out
         return None
