@@ -15,12 +15,12 @@ from summands.container import Contents, read, read_prefix, to_bytes
 from summands.container.header import write_header
 from summands.errors import FileError
 from tests.attacks.forge import file_of, opened, sections_of
-from tests.container.samples import check_same, every_kind
+from tests.container.samples import check_same
 from tests.golden import make
 
 MAX_BYTES = 1 << 22
 GOLDEN = to_bytes(make.small())
-KINDS = (GOLDEN, to_bytes(every_kind()), to_bytes(every_kind(), layers=3))
+KINDS = (GOLDEN, to_bytes(make.every_kind(), metadata=make.METADATA), to_bytes(make.every_kind(), layers=3))
 
 
 def outcome(data: bytes, reader=read) -> Contents | None:

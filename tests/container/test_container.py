@@ -187,8 +187,9 @@ def test_random_access_reads_only_the_sections_it_needs(small_sections):
 
 
 def test_one_weight_of_a_pool_and_one_of_several_blocks(small_sections):
+    data = to_bytes(every_kind())
     for name, form in every_kind().items():
-        (found,) = read(to_bytes(every_kind()), names=[name]).forms.values()
+        (found,) = read(data, names=[name]).forms.values()
         assert found.same(form)
 
 

@@ -7,11 +7,13 @@ refused by `validate.check`.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import nlargest
 from itertools import accumulate, chain, groupby
 
 import torch
@@ -37,6 +39,8 @@ MAX_METADATA = 16 << 20
 PRELUDE_BYTES = len(MAGIC) + 3 * 9
 """The magic and three varints of at most nine bytes."""
 CHECKSUM_BYTES = 4
+ENTRY_BYTES = 16
+"""Memory that decoding takes for an entry, at most, besides the result: copies in scan order, means, neighbours."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,19 @@ class Header:
                     dense[member.weight] += member.layout.dense_bytes
         shared = sum(member.layout.decoded_bytes for member in self.shared.members) if self.shared else 0
         return shared + sum(max(decoded[weight], dense[weight]) for weight in decoded)
+
+    def working_bytes(self, sections: Iterable[Section] | None = None, threads: int = 1) -> int:
+        """Memory that decoding these sections (by default all), so many at once, takes besides, at most."""
+        chosen = list(self.sections if sections is None else sections)
+        if self.shared:
+            chosen.append(self.shared)
+        coded = (sum(_coded_entries(member.layout) for member in section.members) for section in chosen)
+        # Blocks and pieces of a weight stand beside the weight that they are joined to.
+        joined: Counter[int] = Counter()
+        for section in chosen:
+            for member in section.members if section is not self.shared else ():
+                joined[member.weight] += member.layout.decoded_bytes
+        return ENTRY_BYTES * sum(nlargest(threads, coded)) + max(joined.values(), default=0)
 
 
 def write_header(header: Header) -> bytes:
@@ -312,6 +329,16 @@ def _count(reader: HeaderReader, limit: int = MAX_FORMS) -> int:
     if not count:
         raise ValueError("a layer or section without anything in it")
     return count
+
+
+def _coded_entries(layout: Layout) -> int:
+    """How many symbols the coder handles: entries of the stored tensors, and one for each place of positions."""
+    total = 0
+    for leaf in layout.leaves():
+        for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
+            if stored.shared is None:
+                total += max(math.prod(field.dims), getattr(field.symbols, "size", 0))
+    return total
 
 
 def _placed(header: Header) -> Header:

@@ -83,9 +83,9 @@ def read(
     Args:
         source: a path, bytes, or an open binary file.
         names: the weights wanted, by default all; only the sections that hold them are read.
-        max_bytes: the memory that the forms or their dense weights may take, checked against what the file declares
-            before anything is allocated. By default 1 GiB, or 1,000 times the file if that is more. While it works,
-            `read` needs up to twice as much for the largest weight, and the bytes of the sections in hand.
+        max_bytes: the memory that reading may take: the forms, or their dense weights if these are larger, and what
+            the decoder works with. Checked against what the file declares before anything is allocated. By default
+            1 GiB, or 1,000 times the file if that is more.
         threads: how many decode at once, by default one for each processor.
 
     Raises:
@@ -236,9 +236,12 @@ def _decode(
     if threads is not None and threads < 1:
         raise ArgumentError(must("threads", "at least 1", threads))
     limit = max(LEAST_LIMIT, LIMIT_FACTOR * file.size) if max_bytes is None else max_bytes
-    if (needed := header.memory_bytes(sections)) > limit:
+    count = min(threads or os.cpu_count() or 1, max(len(sections), 1))
+    memory, working = header.memory_bytes(sections), header.working_bytes(sections, count)
+    if memory + working > limit:
         raise LimitError(
-            f"it declares {needed} bytes of memory, the limit is {limit}; pass max_bytes={needed} to read it"
+            f"it declares {memory} bytes of memory and {working} to decode them; "
+            f"the limit is {limit}: pass max_bytes={memory + working} if that is meant"
         )
     metadata = _read_metadata(file, header)
     shared = _decode_shared(file, header)
@@ -248,7 +251,7 @@ def _decode(
         return _decode_section(file, section, shared, f"weight {first!r}" + (f" and {more} more" if more else ""))
 
     came: dict[int, list[Piece]] = {weight: [] for weight in sorted(wanted)}
-    for section, forms in zip(sections, _in_threads(decoded, sections, threads), strict=True):
+    for section, forms in zip(sections, _in_threads(decoded, sections, count), strict=True):
         for member, form in zip(section.members, forms, strict=True):
             if member.weight in came:
                 came[member.weight].append(Piece(member.term, form))
@@ -302,10 +305,9 @@ def _memory(section: Section) -> Iterator[None]:
 
 
 def _in_threads(
-    function: Callable[[Section], list[Form]], sections: Sequence[Section], threads: int | None
+    function: Callable[[Section], list[Form]], sections: Sequence[Section], count: int
 ) -> Iterator[list[Form]]:
     """The function of every section, in order; the decoder releases the GIL."""
-    count = min(threads or os.cpu_count() or 1, len(sections))
     if count < 2:
         yield from map(function, sections)
         return
