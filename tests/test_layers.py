@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": _RUNNING | {"lc"},
     "taskfile": _RUNNING | {"lc"},
     "demo": _RUNNING | {"lc", "api", "zoo"},
+    "__main__": {"cli"},
     "cli": _RUNNING | {"lc", "api", "taskfile", "demo", "zoo"},
 }
 

@@ -8,7 +8,9 @@ from .lc import SGD, Schedule, Step
 from .plan import Plan
 from .records import Verdict
 from .result import Result
+from .selection import Budget
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["SGD", "Plan", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress", "load", *_compressions]
+__all__ = ["SGD", "Budget", "Plan", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress", "load"]
+__all__ += _compressions

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from . import container
-from .errors import ArgumentError, must
+from .errors import ArgumentError, BudgetError, must
 from .forms import Dense, Form, relative_error
 from .lc import Checkpoint, Loop, Schedule, Train, TrainingLearner, has_batch_norm
 from .lc.loop import Evaluate
-from .lc.passes import c_step
+from .lc.passes import c_step, c_step_within
 from .network import load_into, state_tensors
 from .plan import Matched, Plan
 from .records import StepRecord, Verdict
 from .result import Result
+from .selection import Budget, is_free
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,6 +30,7 @@ def compress(
     model: nn.Module | Mapping[str, Tensor],
     plan: Plan,
     *,
+    budget: Budget | int | str | None = None,
     train: Train | None = None,
     evaluate: Evaluate | None = None,
     inputs: Iterable[Any] = (),
@@ -45,6 +47,8 @@ def compress(
     Args:
         model: a module, which is not changed; or the tensors of a checkpoint by name (direct compression only).
         plan: which weights get what.
+        budget: the most that the file may take: bytes, or "60 kB", "20x", "2.5 bits" (a weight). It decides every
+            hyperparameter that the plan leaves "auto", all by one price for a bit.
         train: your own training loop `train(model, penalty, step)`: it adds `penalty()` to its loss and trains for
             `step.epochs`, with a learning rate of at most `step.max_lr`. `SGD(data)` is a ready-made one.
         evaluate: the error of a model on validation data, to be small; decides which iterate is kept.
@@ -57,8 +61,9 @@ def compress(
         report: called with a record after every step.
 
     Raises:
-        PlanError: the plan does not fit the model. WeightError: a weight is not finite. TrainingError: `train` or
-        `evaluate` broke its contract. MismatchError: the checkpoint belongs to another run.
+        PlanError: the plan does not fit the model. BudgetError: the budget cannot be met, or nothing is "auto".
+        WeightError: a weight is not finite. TrainingError: `train` or `evaluate` broke its contract.
+        MismatchError: the checkpoint belongs to another run.
 
     >>> import torch, summands as sm
     >>> model = torch.nn.Linear(20, 10)
@@ -67,13 +72,15 @@ def compress(
     ('DIRECT', torch.Size([10, 20]))
     """
     matched = plan.match(model)
+    reference = state_tensors(model) if isinstance(model, nn.Module) else dict(model)
+    limit = _limit(budget, matched, reference)
     if not isinstance(model, nn.Module):
         if train is not None or evaluate is not None:
             raise ArgumentError(must("model", "a module when `train` or `evaluate` is given", "tensors"))
-        return _direct(model, plan, matched)
+        return _direct(reference, matched, limit, _recipe(plan, limit, None, 0))
     _check(model, train, inputs, schedule, checkpoint)
     schedule = schedule or Schedule()
-    recipe = _recipe(plan, schedule if train else None, seed)
+    recipe = _recipe(plan, limit, schedule if train else None, seed)
     kept = Checkpoint(Path(checkpoint), recipe, state, load_state) if checkpoint is not None else None
     own = copy.deepcopy(model)
     loop = Loop(
@@ -83,12 +90,13 @@ def compress(
         schedule=schedule,
         evaluate=evaluate,
         inputs=inputs,
+        limit=limit,
         seed=seed,
         checkpoint=kept,
         report=report,
     )
     network, history, verdict = loop.run(resume=resume)
-    return _result(network, matched, state_tensors(model), history, verdict, recipe)
+    return _result(network, matched, reference, history, verdict, limit, recipe)
 
 
 @overload
@@ -118,13 +126,33 @@ def load(
     return into
 
 
-def _direct(tensors: Mapping[str, Tensor], plan: Plan, matched: Matched) -> Result:
-    forms = c_step(matched.tasks, tensors)
-    network: dict[str, Form] = {
-        name: forms[name] if name in forms else Dense(shape=t.shape, dtype=t.dtype, values=t)
-        for name, t in tensors.items()
-    }
-    return _result(network, matched, tensors, [], Verdict.DIRECT, _recipe(plan, None, 0))
+def _direct(tensors: Mapping[str, Tensor], matched: Matched, limit: int | None, recipe: Mapping[str, Any]) -> Result:
+    network: dict[str, Form] = {n: Dense(shape=t.shape, dtype=t.dtype, values=t) for n, t in tensors.items()}
+    if limit is None:
+        network |= c_step(matched.tasks, tensors)
+    else:
+        network |= c_step_within(limit, matched.tasks, tensors, network).forms
+    return _result(network, matched, tensors, [], Verdict.DIRECT, limit, recipe)
+
+
+def _limit(budget: Budget | int | str | None, matched: Matched, reference: Mapping[str, Tensor]) -> int | None:
+    """The most bytes of the file."""
+    if budget is None:
+        return None
+    entries = sum(t.numel() for t in reference.values())
+    limit = Budget.of(budget).limit(_bytes(reference), entries)
+    if not is_free(matched.tasks):
+        network: dict[str, Form] = {n: Dense(shape=t.shape, dtype=t.dtype, values=t) for n, t in reference.items()}
+        size = container.measure(network | c_step(matched.tasks, reference)).size_bytes
+        raise BudgetError(
+            f'the budget is {limit:,} bytes and the plan, in which nothing is "auto", makes a file of {size:,}; '
+            'leave a hyperparameter "auto", as in Prune("auto"), or leave the budget out'
+        )
+    return limit
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _result(
@@ -133,25 +161,29 @@ def _result(
     reference: Mapping[str, Tensor],
     history: list[StepRecord],
     verdict: Verdict,
+    limit: int | None,
     recipe: Mapping[str, Any],
 ) -> Result:
     rules = {name: str(task.compression) for task in matched.tasks for name in task.weights}
     errors = {name: relative_error(reference[name], network[name]) for name in rules}
+    if limit is not None and container.measure(network).size_bytes < 0.99 * limit:
+        verdict = Verdict.BUDGET_NOT_FILLED
     return Result(
         forms=network,
         rules={name: rules.get(name, "kept") for name in network},
         history=tuple(history),
         verdict=verdict,
-        reference_bytes=sum(t.numel() * t.element_size() for t in reference.values()),
+        reference_bytes=_bytes(reference),
         relative_errors=errors,
         metadata={**recipe, "verdict": verdict.name, "versions": _versions()},
     )
 
 
-def _recipe(plan: Plan, schedule: Schedule | None, seed: int) -> dict[str, Any]:
-    if schedule is None:
-        return {"plan": plan.to_dict()}
-    return {"plan": plan.to_dict(), "schedule": vars(schedule), "seed": seed}
+def _recipe(plan: Plan, limit: int | None, schedule: Schedule | None, seed: int) -> dict[str, Any]:
+    recipe: dict[str, Any] = {"plan": plan.to_dict()}
+    if limit is not None:
+        recipe["budget_bytes"] = limit
+    return recipe if schedule is None else {**recipe, "schedule": vars(schedule), "seed": seed}
 
 
 def _versions() -> dict[str, str]:

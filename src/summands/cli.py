@@ -71,6 +71,10 @@ def compress(
     source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint (direct), or a task file .py (see below).")],
     output: Output = Path("model.sums"),
     plan: Annotated[Path | None, typer.Option(help="YAML or JSON plan; without one, a cautious default.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Most bytes of the file: '60 kB', '20x', '2.5 bits'. Decides every \"auto\"."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="L and C steps; 0 fine-tunes after direct compression.")] = None,
     mu0: Annotated[float | None, typer.Option(help="First penalty weight.")] = None,
     growth: Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")] = None,
@@ -115,10 +119,10 @@ def compress(
     check_writable(output)
     own_checkpoint = Path(f"{output}.checkpoint")
     if task is None or task.train is None:
-        result = compress_model(tensors, chosen, evaluate=task.evaluate if task else None)
+        result = compress_model(tensors, chosen, budget=budget, evaluate=task.evaluate if task else None)
     else:
         schedule = replace(task.schedule or Schedule(), **given)
-        result = _learn(task, chosen, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
+        result = _learn(task, chosen, budget, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
     size = result.save(output, metadata=metadata)
     own_checkpoint.unlink(missing_ok=True)  # the file is written: only a checkpoint asked for is kept
     if as_json:
@@ -129,13 +133,21 @@ def compress(
 
 
 def _learn(
-    task: TaskFile, plan: Plan, schedule: Schedule, seed: int, checkpoint: Path, resume: bool, quiet: bool
+    task: TaskFile,
+    plan: Plan,
+    budget: str | None,
+    schedule: Schedule,
+    seed: int,
+    checkpoint: Path,
+    resume: bool,
+    quiet: bool,
 ) -> Result:
     total = schedule.steps + -(-schedule.finetune // schedule.epochs)
     with StepProgress(total, quiet) as progress:
         return compress_model(
             task.network(),
             plan,
+            budget=budget,
             train=task.train,
             evaluate=task.evaluate,
             inputs=task.inputs,

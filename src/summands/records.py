@@ -18,6 +18,10 @@ class Verdict(Enum):
         "More steps, or a larger mu at the end, may lower the error."
     )
     FINETUNED = "The continuous parts were fine-tuned after direct compression."
+    BUDGET_NOT_FILLED = (
+        "The file is more than 1 % below the budget: no choice that the plan leaves open comes nearer. "
+        "Make more hyperparameters 'auto'."
+    )
     DIVERGED = (
         "The loss became NaN or infinite, so the loop stopped; the file holds the best iterate before that. "
         "Lower the learning rate, or clip it to step.max_lr."

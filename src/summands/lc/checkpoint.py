@@ -52,6 +52,7 @@ class Checkpoint:
             "recipe": self.recipe,
             "phase": state.phase,
             "index": state.index,
+            "price": state.price,
             "best_error": state.best_error,
             "history": [row.row() for row in state.history],
             "user": _flatten(self.state() if self.state else None, tensors),
@@ -98,6 +99,7 @@ class Checkpoint:
             best_error=plain["best_error"],
             phase=plain["phase"],
             index=plain["index"],
+            price=plain["price"],
             continuous=continuous or None,
             history=[StepRecord(**row) for row in plain["history"]],
         )

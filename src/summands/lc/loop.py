@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..container import to_bytes
+from ..container import measure
 from ..errors import TrainingError, must
 from ..forms import Form
 from ..network import Network, applied, load_into, snapshot
@@ -27,8 +27,11 @@ from ..records import StepRecord, Verdict
 from .checkpoint import Checkpoint
 from .finetune import Continuous
 from .learner import Learner, Step
-from .passes import c_step, recompute_batch_norm
+from .passes import c_step, c_step_within, recompute_batch_norm
 from .schedule import Schedule
+
+_ROOM = 0.002
+"""Share of the budget left free in a C step."""
 
 Evaluate = Callable[[nn.Module], float]
 """The error, or any number to be small, of a model, measured on validation data."""
@@ -44,6 +47,7 @@ class State:
     best_error: float = math.inf
     phase: str = "lc"
     index: int = 0
+    price: float | None = None
     continuous: list[Tensor] | None = None
     history: list[StepRecord] = field(default_factory=list)
 
@@ -54,6 +58,7 @@ class Loop:
 
     Args:
         inputs: batches of the model's input, to recompute BatchNorm statistics for the compressed weights.
+        limit: the most bytes that the file may have.
         report: called with every new row of the history.
     """
 
@@ -63,6 +68,7 @@ class Loop:
     schedule: Schedule
     evaluate: Evaluate | None = None
     inputs: Iterable[Any] = ()
+    limit: int | None = None
     seed: int = 0
     checkpoint: Checkpoint | None = None
     report: Callable[[StepRecord], None] = lambda row: None
@@ -83,10 +89,11 @@ class Loop:
     def _start(self) -> State:
         began = time.perf_counter()
         weights = self._weights()
-        forms = c_step(self.tasks, weights)
-        compressed = time.perf_counter() - began
         zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
-        state = State(forms=forms, multipliers=zeros, best=snapshot(self.model, forms))
+        state = State(forms={}, multipliers=zeros, best={})
+        state.forms = self._c_step(state, weights)
+        state.best = snapshot(self.model, state.forms)
+        compressed = time.perf_counter() - began
         self._measure(state, "direct", 0, 0.0, None, 0.0, compressed)
         return state
 
@@ -104,7 +111,7 @@ class Loop:
             began = time.perf_counter()
             weights = self._weights()
             shifted = {name: w - state.multipliers[name] / mu for name, w in weights.items()}
-            state.forms = c_step(self.tasks, shifted, mu=mu, previous=state.forms)
+            state.forms = self._c_step(state, shifted, mu)
             if schedule.method == "augmented_lagrangian":
                 for name, form in state.forms.items():
                     state.multipliers[name] -= mu * (weights[name] - form.dense())
@@ -118,6 +125,19 @@ class Loop:
         if not lc:
             return Verdict.FINETUNED if schedule.finetune else Verdict.DIRECT
         return Verdict.CONVERGED if lc[-1].gap < schedule.tolerance else Verdict.STEPS_USED
+
+    def _c_step(self, state: State, targets: Mapping[str, Tensor], mu: float | None = None) -> dict[str, Form]:
+        previous = state.forms or None
+        if self.limit is None:
+            return c_step(self.tasks, targets, mu=mu, previous=previous)
+        # A little room for what training does to the other tensors. A warm price is good enough when it is near.
+        aim, slack = int((1 - _ROOM) * self.limit), 0.02 if previous else 0.005
+        network = snapshot(self.model, {})
+        found = c_step_within(
+            aim, self.tasks, targets, network, mu=mu, price=state.price, previous=previous, slack=slack
+        )
+        state.price = found.price
+        return found.forms
 
     def _finetune(self, state: State, learner: Learner) -> None:
         total = -(-self.schedule.finetune // self.schedule.epochs)
@@ -162,10 +182,10 @@ class Loop:
                 recompute_batch_norm(self.model, self.inputs)
             network = snapshot(self.model, forms)
             error = self._error(phase)
+        size = measure(network).size_bytes
         # Without `evaluate` the last iterate counts as the best; of equals, the later one.
-        if error is None or error <= state.best_error:
+        if (error is None or error <= state.best_error) and (self.limit is None or size <= self.limit):
             state.best, state.best_error = network, math.inf if error is None else error
-        size = len(to_bytes(network))
         measured = time.perf_counter() - began
         row = StepRecord(phase, index, mu, loss, gap, error, size, learned, compressed, measured)
         state.history.append(row)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..container import measure
 from ..errors import ArgumentError, in_context, must
 from ..forms import Form
 from ..plan import Task
+from ..selection import Allocation, allocate
 
 
 def c_step(
@@ -18,6 +20,7 @@ def c_step(
     targets: Mapping[str, Tensor],
     *,
     mu: float | None = None,
+    price: float | None = None,
     previous: Mapping[str, Form] | None = None,
 ) -> dict[str, Form]:
     """Projects the weights of every task; this function alone knows how the independent tasks run: in turn."""
@@ -26,8 +29,36 @@ def c_step(
         with in_context(f"task {task.name!r}"):
             last = {name: previous[name] for name in task.weights} if previous else None
             weights = {name: targets[name] for name in task.weights}
-            forms.update(task.compression.project_task(weights, mu=mu, previous=last))
+            forms.update(task.compression.project_task(weights, mu=mu, price=price, previous=last))
     return forms
+
+
+def c_step_within(
+    limit: int,
+    tasks: Sequence[Task],
+    targets: Mapping[str, Tensor],
+    network: Mapping[str, Form],
+    *,
+    mu: float | None = None,
+    price: float | None = None,
+    previous: Mapping[str, Form] | None = None,
+    slack: float = 0.005,
+) -> Allocation:
+    """The C step at the one price at which the whole file has at most `limit` bytes.
+
+    Args:
+        network: a form for every tensor of the file; those of the tasks are exchanged.
+        price: where to look first.
+    """
+    return allocate(
+        tasks,
+        targets,
+        lambda p: c_step(tasks, targets, mu=mu, price=p, previous=previous),
+        lambda forms: measure({**network, **forms}).size_bytes,
+        limit,
+        price=price,
+        slack=slack,
+    )
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -1,0 +1,138 @@
+"""The allocation against brute force, and the budget in every door."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import summands as sm
+from summands.errors import BudgetError
+from summands.forms import Dense
+from summands.plan import Task
+from summands.selection import allocate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Stands for a compression with a handful of candidates: (bytes, error) each."""
+
+    candidates: tuple[tuple[int, float], ...]
+
+    def parts(self):
+        return (self,)
+
+    def pick(self, price: float) -> int:
+        costs = [error + price * 8 * size for size, error in self.candidates]
+        return costs.index(min(costs))
+
+
+def problem(choices: list[Choice]):
+    """An allocation over these choices; a form's error is stored in it, its size in its shape."""
+    weights = {str(i): torch.zeros(1) for i in range(len(choices))}
+    tasks = [Task(str(i), (str(i),), choice) for i, choice in enumerate(choices)]
+
+    def form(i: int, k: int) -> Dense:
+        error = choices[i].candidates[k][1]
+        made = Dense(shape=torch.Size([1]), dtype=torch.float32, values=torch.tensor([math.sqrt(error)]))
+        made.values.candidate = k
+        return made
+
+    def project(price: float):
+        return {str(i): form(i, choice.pick(price)) for i, choice in enumerate(choices)}
+
+    def measure(forms) -> int:
+        return 10 + sum(choices[int(n)].candidates[f.values.candidate][0] for n, f in forms.items())
+
+    return tasks, weights, project, measure
+
+
+def error_of(choices: list[Choice], forms) -> float:
+    return sum(choices[int(n)].candidates[f.values.candidate][1] for n, f in forms.items())
+
+
+@st.composite
+def choices(draw) -> list[Choice]:
+    made = []
+    for _ in range(3):
+        sizes = draw(st.lists(st.integers(0, 60), min_size=2, max_size=4, unique=True))
+        errors = draw(st.lists(st.integers(1, 1000), min_size=len(sizes), max_size=len(sizes), unique=True))
+        pairs = zip(sorted(sizes), sorted(errors, reverse=True), strict=True)
+        made.append(Choice(tuple((size, error / 16) for size, error in pairs)))
+    return made
+
+
+@given(choices(), st.integers(10, 200))
+def test_the_budget_holds_and_the_hull_is_exact(made: list[Choice], limit: int) -> None:
+    tasks, weights, project, measure = problem(made)
+    smallest = 10 + sum(choice.candidates[0][0] for choice in made)
+    if limit < smallest:
+        with pytest.raises(BudgetError, match=f"{limit:,} bytes.*{smallest:,}"):
+            allocate(tasks, weights, project, measure, limit, price=1.0)
+        return
+    found = allocate(tasks, weights, project, measure, limit, price=1.0)
+    assert found.size_bytes == measure(found.forms) <= limit
+    # Every choice by brute force: none of at most this size has a lower error where the price alone decided.
+    every = itertools.product(*(range(len(choice.candidates)) for choice in made))
+    best = min(
+        sum(choice.candidates[k][1] for choice, k in zip(made, ks, strict=True))
+        for ks in every
+        if 10 + sum(choice.candidates[k][0] for choice, k in zip(made, ks, strict=True)) <= found.size_bytes
+    )
+    error = error_of(made, found.forms)
+    at_price = project(found.price)
+    if {n: f.values.candidate for n, f in at_price.items()} == {n: f.values.candidate for n, f in found.forms.items()}:
+        assert error == pytest.approx(best)
+    else:
+        assert error <= error_of(made, at_price)
+
+
+@given(choices(), st.lists(st.integers(10, 200), min_size=2, max_size=2, unique=True))
+def test_a_larger_budget_never_has_a_higher_price(made: list[Choice], limits: list[int]) -> None:
+    tasks, weights, project, measure = problem(made)
+    small, large = sorted(limits)
+    if small < 10 + sum(choice.candidates[0][0] for choice in made):
+        return
+    low = allocate(tasks, weights, project, measure, small, price=1.0, slack=0.0)
+    high = allocate(tasks, weights, project, measure, large, price=1.0, slack=0.0)
+    assert high.price <= low.price * (1 + 1e-6)
+
+
+def network() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    laplace = torch.distributions.Laplace(0.0, 1.0)
+    make = lambda *shape: laplace.icdf(torch.rand(shape, generator=generator) * 0.999 + 0.0005)  # noqa: E731
+    return {"a.weight": make(60, 50), "b.weight": make(40, 30) * 3, "a.bias": make(60)}
+
+
+@pytest.mark.parametrize("budget", ["3 kB", "8x", "2 bits"])
+@pytest.mark.parametrize("rule", ["Prune('auto')", "LowRank('auto') + Prune('auto')"])
+def test_the_file_is_within_one_percent_below_the_budget(tmp_path, budget: str, rule: str) -> None:
+    weights = network()
+    result = sm.compress(weights, sm.Plan({"*.weight": rule}, ignore=["*.bias"]), budget=budget)
+    entries = sum(w.numel() for w in weights.values())
+    limit = sm.Budget.of(budget).limit(4 * entries, entries)
+    size = result.save(tmp_path / "x.sums")
+    assert size == (tmp_path / "x.sums").stat().st_size
+    assert 0.99 * limit <= size <= limit
+    assert result.verdict is sm.Verdict.DIRECT
+
+
+def test_a_budget_with_nothing_free_or_too_small_states_both_sizes() -> None:
+    plan = sm.Plan({"*.weight": "Prune(keep=0.1)"}, ignore=["*.bias"])
+    size = sm.compress(network(), plan).size_bytes
+    with pytest.raises(BudgetError, match=rf"3,000 bytes.*{size:,}"):
+        sm.compress(network(), plan, budget="3 kB")
+    with pytest.raises(BudgetError, match="100 bytes, but the smallest"):
+        sm.compress(network(), sm.Plan({"*.weight": "Prune('auto')"}, ignore=["*.bias"]), budget=100)
+
+
+def test_more_budget_less_error() -> None:
+    plan = sm.Plan({"*.weight": "Prune('auto')"}, ignore=["*.bias"])
+    errors = [sum(sm.compress(network(), plan, budget=b).relative_errors.values()) for b in (1500, 3000, 6000, 12000)]
+    assert errors == sorted(errors, reverse=True)
