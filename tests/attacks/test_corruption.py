@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from summands.container import Contents, read, read_prefix, to_bytes
 from summands.container.header import write_header
 from summands.errors import FileError
+from tests.attacks import target
 from tests.attacks.forge import file_of, opened, sections_of
-from tests.container.samples import check_same
+from tests.container.samples import check_same, dense
 from tests.golden import make
 
 MAX_BYTES = 1 << 22
@@ -107,6 +108,21 @@ def test_any_mutation_of_a_header_with_its_checksum_made_right(data):
 @given(st.binary(max_size=300), st.sampled_from([0, 1]))
 def test_any_header(body, features):
     outcome(file_of(body, bytes(8), features=features))
+
+
+def test_the_seeds_of_the_fuzzer_are_harmless_and_its_finds_are_not(monkeypatch):
+    for seed in target.seeds():
+        target.one_input(seed)
+    monkeypatch.setattr(target, "MAX_BYTES", 1000)
+    with pytest.raises(AssertionError, match="1000 are allowed"):
+        target.check(b"", lambda data, **arguments: read(to_bytes({"w": dense((300,))})))
+    with pytest.raises(KeyError):
+        target.check(b"", lambda data, **arguments: {}[0])
+
+
+@given(st.sampled_from([0, 1, 2, 3, 128, 129, 130, 131]), st.binary(max_size=200))
+def test_any_input_of_the_fuzzer(kind, data):
+    target.one_input(bytes([kind]) + data)
 
 
 @st.composite
