@@ -106,9 +106,13 @@ def order_of(ndim: int, scan: int) -> tuple[int, ...]:
     return found[scan]
 
 
-def sample(array: np.ndarray) -> np.ndarray:
-    """A box from the middle of an array, an eighth of its entries within bounds: what the choices are tried on."""
-    target = min(max(array.size // 8, LEAST_SAMPLE), MOST_SAMPLE)
+def sample(array: np.ndarray, *, rare: bool = False) -> np.ndarray:
+    """A box from the middle of an array: what the choices are tried on.
+
+    It has an eighth of the entries, within bounds; eight times as many when nonzeros are `rare`: zeros are quick to
+    code and say little.
+    """
+    target = min(max(array.size // 8, LEAST_SAMPLE), MOST_SAMPLE) * (8 if rare else 1)
     while array.size > target * 3 // 2:
         # The first axis down to 64, then the longest of the others.
         axis = 0 if array.shape[0] > 64 or array.ndim == 1 else 1 + int(np.argmax(array.shape[1:]))

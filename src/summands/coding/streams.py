@@ -205,14 +205,15 @@ class Section:
     def _choose(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None) -> Choice:
         if array.size < _SMALL:
             return Choice()
-        part = sample(array)
-        part_sides = None if sides is None else sample(sides)
+        rare = stream.trials is not _FLOAT_TRIALS and int(np.count_nonzero(array)) < _RARE * array.size
+        part = sample(array, rare=rare)
+        part_sides = None if sides is None else sample(sides, rare=rare)
         scans = len(orders(array.ndim))
         trials = [(name, tuple(v for v in values if name != "scan" or v < scans)) for name, values in stream.trials]
         start = self.choices.get(stream.name, Choice())
         start = replace(start, scan=start.scan if start.scan < scans else 0)
         if stream.trials is not _FLOAT_TRIALS:
-            start = replace(start, detail=int(np.count_nonzero(part) < _RARE * part.size))
+            start = replace(start, detail=int(rare))
         return best_choice(start, trials, lambda choice: self._bits(stream, part, part_sides, choice))
 
     def _bits(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None, choice: Choice) -> float:
