@@ -68,7 +68,7 @@ def test_penalty_is_optimal(weight, alpha, mu, weighted):
 @given(vectors, st.sampled_from([0.0, 1e-4, 0.01, 0.05, 0.5]), st.booleans(), st.sampled_from(DTYPES))
 def test_auto_is_optimal(weight, price, weighted, dtype):
     importance = importances(weight) if weighted else None
-    prune, value_bits = Prune("auto", dtype=dtype), 16 if dtype else 32
+    prune, value_bits = Prune("auto", dtype=dtype), {None: 25, "float16": 12, "bfloat16": 9}[dtype]
 
     def bits(k):
         n = len(weight)

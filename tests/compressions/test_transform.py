@@ -46,7 +46,7 @@ def test_kept_coefficients_are_the_best(weight, count, price):
         for support in itertools.combinations(range(size), kept):
             error = float(square.sum() - square[list(support)].sum())
             best = min(best, error) if kept <= count else best
-            cheapest = min(cheapest, error + price * (entropy + 64 * kept))
+            cheapest = min(cheapest, error + price * (entropy + 54 * kept))
     form, priced = by_count.project(weight), auto.project(weight, price=price)
     assert by_count.objective(weight, form) <= best + 1e-9 and form.indices.numel() <= count
     assert auto.objective(weight, priced, price=price) == pytest.approx(cheapest, abs=1e-9)

@@ -100,7 +100,7 @@ CASES = [
     Case(Grid(0.5, dead_zone=1.25, per="task"), multiples(0.5, unless_zero=0.375), largest=5e5, shrinks=True),
     Case(Grid(0.25, dtype="float16"), price=0.01, largest=2e5, shrinks=True),
     Case(Grid("auto"), price=0.01, shrinks=True),
-    Case(Prune("auto"), entropy_priced(1e-3, 64), price=1e-3),
+    Case(Prune("auto"), entropy_priced(1e-3, 54), price=1e-3),
     Case(Prune(count=4, groups="row"), ndim=1),
     Case(Prune(keep=0.5, groups="block(1, 2)", dtype="float16"), ndim=1),
     Case(Prune(count=3, groups="channel", per="task"), ndim=2),

@@ -15,7 +15,7 @@ from ..views import NAMED_VIEWS, View, dense_flops, parse_view
 from .compression import Compression, Terms
 from .penalty import check_alpha, penalty_over_mu
 from .spectral import Spectrum
-from .stored import check_stored, rounded, stored_dtype
+from .stored import check_stored, rounded, stored_dtype, value_bits
 
 _SWEEPS, _TOLERANCE = 20, 1e-4
 
@@ -164,7 +164,8 @@ class LowRank(Compression):
             return 2 * penalty_over_mu(self, mu)  # type: ignore[arg-type]
         if price is None:
             raise ArgumentError('LowRank("auto") must get a price or alpha; set a budget, or a number for the rank')
-        return price * (stored_dtype(self.dtype, own).itemsize * 8 if self.priced == "storage" else 1)
+        number = value_bits(stored_dtype(self.dtype, own), exponent_bits=3)
+        return price * (number if self.priced == "storage" else 1)
 
     def _count(self, form: Form) -> int:
         dense = self._dense_count(form.shape)

@@ -16,7 +16,7 @@ from .compression import Compression, Terms
 from .groups import Units, check_groups
 from .penalty import check_alpha, penalty_over_mu
 from .scope import check_scope
-from .stored import check_stored, rounded, stored_dtype
+from .stored import check_stored, rounded, stored_dtype, value_bits
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Prune(Compression):
         return min(wanted, size)
 
     def _value_bits(self, own: torch.dtype) -> float:
-        return stored_dtype(self.dtype, own).itemsize * 8
+        return value_bits(stored_dtype(self.dtype, own), exponent_bits=1)
 
 
 @dataclass(frozen=True)

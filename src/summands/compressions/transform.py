@@ -15,7 +15,7 @@ from ..views import View, parse_view
 from .choose import largest, position_bits, worth_their_bits
 from .compression import Compression, Terms
 from .prune import Prune
-from .stored import check_stored, rounded, stored_dtype
+from .stored import check_stored, rounded, stored_dtype, value_bits
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Transform(Compression):
         if self.keep != "auto" or price is None or not isinstance(form, TransformForm):
             return 0.0
         kept = torch.tensor(form.indices.numel(), dtype=torch.float64)
-        return price * float(position_bits(kept, form.size) + form.values.element_size() * 8 * kept)
+        return price * float(position_bits(kept, form.size) + value_bits(form.values.dtype, exponent_bits=1) * kept)
 
     def _project(self, weight: Tensor, terms: Terms) -> Form:
         if terms.importance is not None:
@@ -101,7 +101,7 @@ class Transform(Compression):
             if price is None:
                 raise ArgumentError('Transform(keep="auto") must get a price; set a budget, or a number for keep')
             gain = exact**2 - (exact - stored) ** 2
-            return worth_their_bits(gain, (stored != 0).long(), price, stored.element_size() * 8)
+            return worth_their_bits(gain, (stored != 0).long(), price, value_bits(stored.dtype, exponent_bits=1))
         chosen = largest(exact.abs(), self._limit(len(exact)))
         return chosen[stored[chosen] != 0]
 

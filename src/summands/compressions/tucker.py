@@ -13,7 +13,7 @@ from ..forms import Dense, Form
 from ..forms import Tucker as TuckerForm
 from .compression import Compression, Terms
 from .spectral import eigen
-from .stored import check_stored, rounded, stored_dtype
+from .stored import check_stored, rounded, stored_dtype, value_bits
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Tucker(Compression):
         """price * bits of the three tensors, or of the dense weight, for "auto"; fixed ranks cost nothing."""
         if self.out_rank != "auto" or price is None:
             return 0.0
-        return price * sum(t.numel() * t.element_size() * 8 for t in form.tensors().values())
+        return price * sum(t.numel() * value_bits(t.dtype, exponent_bits=3) for t in form.tensors().values())
 
     def _project(self, weight: Tensor, terms: Terms) -> Form:
         if not 3 <= weight.ndim <= 5:
@@ -96,7 +96,7 @@ class Tucker(Compression):
         energy[1:, 1:] = core.square().flatten(2).sum(2).cumsum(0).cumsum(1)
         p, q = torch.arange(n + 1).to(energy)[:, None], torch.arange(m + 1).to(energy)
         numbers = n * p + m * q + p * q * weight.shape[2:].numel()
-        unit = price * stored_dtype(self.dtype, weight.dtype).itemsize * 8
+        unit = price * value_bits(stored_dtype(self.dtype, weight.dtype), exponent_bits=3)
         totals = energy[-1, -1] - energy + unit * numbers
         best = int(totals.argmin())
         if unit * weight.numel() < float(totals.flatten()[best]):
