@@ -53,15 +53,16 @@ class Additive(Compression):
             with in_context(f"weight {name!r}"):
                 check_weight(weight)
         problem = _Problem(self.terms, weights, mu, price, importance or {})
-        exact = None if importance else solve_jointly(self.terms, problem.targets, mu=mu)
-        if exact is not None and exact.optimal:
-            return problem.sums(exact.parts)
-        if previous and self.is_feasible(previous, weights):
+        warm = bool(previous) and self.is_feasible(previous or {}, weights)
+        joint = None if importance else solve_jointly(self.terms, problem.targets, mu=mu, near=not warm)
+        if joint is not None and joint.optimal:
+            return problem.sums(joint.parts)
+        if warm and previous:
             first = problem.state(_parts(previous, len(self.terms)))
         else:
             first = problem.state(problem.one_after_the_other(0))
         best = self._descend(problem, first)
-        for start in self._other_starts(problem, exact, best.objective):
+        for start in self._other_starts(problem, joint, best.objective):
             if start.objective < best.objective:
                 best = min(best, self._descend(problem, start), key=lambda state: state.objective)
         return problem.sums(best.parts)
@@ -197,7 +198,7 @@ class _Problem:
             total = dense[0][name]
             for part in dense[1:]:
                 total = total + part[name]
-            left = (target.to(torch.float64) - total).reshape(-1)
+            left = (target.to(torch.float64) - total.to(torch.float64)).reshape(-1)
             weighting = self.importance.get(name)
             error += float(left @ (left if weighting is None else left * weighting.reshape(-1).to(torch.float64)))
         return error

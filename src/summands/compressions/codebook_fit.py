@@ -29,7 +29,7 @@ def host_slices(weight: Tensor, terms: Terms, per: str) -> list[tuple[np.ndarray
 def optimal_values(points: Points, k: int) -> np.ndarray:
     """At most k values with the least squared error to the nearest, ascending: 1-D k-means, globally optimal."""
     if points.values.size <= k:
-        return points.values if points.values.size else np.zeros(1)
+        return points.values.astype(np.float64) if points.values.size else np.zeros(1)
     best = best_partition(points, [CELL] * k)
     return np.zeros(1) if best is None else cell_means(points, best.runs)
 

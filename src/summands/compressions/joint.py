@@ -16,14 +16,17 @@ from ..forms import Form
 from . import scope
 from .codebook_fit import fitted_form
 from .compression import Compression, Terms
-from .fixed_codebook import Binary, FixedCodebook, PowersOfTwo, Ternary
-from .outliers import counted_values, priced_values
+from .fixed_codebook import Binary, FixedCodebook, GivenCodebook, PowersOfTwo, Ternary
+from .outliers import counted_values, is_countable, priced_values
 from .penalty import penalty_over_mu
 from .prune import Prune, PrunePenalty
 from .quantize import Quantize
 from .scaled_codebook import ScaledBinary
 
 Weights = Mapping[str, Tensor]
+Pruner = Prune | PrunePenalty
+Values = Callable[[np.ndarray], np.ndarray]
+"""Entries to a codebook."""
 
 
 @dataclass(frozen=True)
@@ -34,108 +37,100 @@ class Joint:
     optimal: bool
 
 
-def solve_jointly(terms: Sequence[Compression], weights: Weights, *, mu: float | None) -> Joint | None:
-    """The joint solution of these terms; None where none is known."""
+def solve_jointly(terms: Sequence[Compression], weights: Weights, *, mu: float | None, near: bool) -> Joint | None:
+    """The joint solution of these terms; None where none is known, or only one `near` the optimum and unwanted."""
     if len(terms) != 2:
         return None
     for quantiser, pruner in (terms, terms[::-1]):
         solver = _SOLVERS.get((type(quantiser), type(pruner)))
-        found = None if solver is None else solver(quantiser, pruner, weights, mu)
+        found = None if solver is None else solver(quantiser, pruner, weights, mu, near)
         if found is not None:
             return found if quantiser is terms[0] else Joint(found.parts[::-1], found.optimal)
     return None
 
 
-def _near_given_values(quantiser, pruner, weights: Weights, mu: float | None) -> Joint:
+def _given(quantiser: GivenCodebook, pruner: Pruner, weights: Weights, mu: float | None, near: bool) -> Joint:
     """The nearest values, and what they leave pruned: every entry pays one or the other, so this is the optimum."""
-    return _and_the_rest(quantiser.project_task(weights), pruner, weights, mu, True)
+    return _and_the_rest(quantiser.project_task(weights), pruner, weights, mu, exact=True)
 
 
-def _priced_codebook(quantiser: Quantize, pruner: PrunePenalty, weights: Weights, mu: float | None) -> Joint | None:
-    if not _is_plain(quantiser) or pruner.groups is not None:
+def _learned(quantiser: Quantize, pruner: Pruner, weights: Weights, mu: float | None, near: bool) -> Joint | None:
+    if quantiser.k == "auto" or quantiser.zero:
         return None
-    price = 2 * penalty_over_mu(pruner, mu)
-    return _solved(
-        quantiser, pruner, weights, mu, lambda entries: (priced_values(entries, int(quantiser.k), price), True)
-    )
+    return _fitted(quantiser, int(quantiser.k), pruner, weights, mu, near, lambda entries, solve: solve(entries))
 
 
-def _counted_codebook(quantiser: Quantize, pruner: Prune, weights: Weights, mu: float | None) -> Joint | None:
-    if not _is_plain(quantiser) or not _same_entries(quantiser, pruner, weights):
-        return None
+def _binary(quantiser: ScaledBinary, pruner: Pruner, weights: Weights, mu: float | None, near: bool) -> Joint | None:
+    """One value for the magnitudes: the signs are free."""
 
-    def solve(entries: np.ndarray) -> tuple[np.ndarray, bool]:
-        return counted_values(entries, int(quantiser.k), pruner.limit(entries.size))
+    def both_signs(entries: np.ndarray, solve: Values) -> np.ndarray:
+        return solve(np.abs(entries))[0] * np.array([-1.0, 1.0])
 
-    return _solved(quantiser, pruner, weights, mu, solve)
-
-
-def _counted_binary(quantiser: ScaledBinary, pruner: Prune, weights: Weights, mu: float | None) -> Joint | None:
-    if not _same_entries(quantiser, pruner, weights):
-        return None
-
-    def solve(entries: np.ndarray) -> tuple[np.ndarray, bool]:
-        # All but so many magnitudes near one value: the signs are free.
-        scale = counted_values(np.abs(entries), 1, pruner.limit(entries.size))[0][0]
-        return np.array([-scale, scale]), True
-
-    return _solved(quantiser, pruner, weights, mu, solve)
+    return _fitted(quantiser, 1, pruner, weights, mu, near, both_signs)
 
 
-def _priced_binary(quantiser: ScaledBinary, pruner: PrunePenalty, weights: Weights, mu: float | None) -> Joint | None:
-    if pruner.groups is not None:
-        return None
-    price = 2 * penalty_over_mu(pruner, mu)
-
-    def solve(entries: np.ndarray) -> tuple[np.ndarray, bool]:
-        scale = priced_values(np.abs(entries), 1, price)[0]
-        return np.array([-scale, scale]), True
-
-    return _solved(quantiser, pruner, weights, mu, solve)
-
-
-_SOLVERS: dict[tuple[type, type], Callable[..., Joint | None]] = {
-    **{
-        (given, pruner): _near_given_values
-        for given in (Binary, FixedCodebook, PowersOfTwo, Ternary)
-        for pruner in (Prune, PrunePenalty)
-    },
-    (Quantize, Prune): _counted_codebook,
-    (Quantize, PrunePenalty): _priced_codebook,
-    (ScaledBinary, Prune): _counted_binary,
-    (ScaledBinary, PrunePenalty): _priced_binary,
+_BY_QUANTISER: dict[type[Compression], Callable[..., Joint | None]] = {
+    **dict.fromkeys((Binary, FixedCodebook, PowersOfTwo, Ternary), _given),
+    Quantize: _learned,
+    ScaledBinary: _binary,
+}
+_SOLVERS: dict[tuple[type[Compression], type[Compression]], Callable[..., Joint | None]] = {
+    (kind, pruner): solve for kind, solve in _BY_QUANTISER.items() for pruner in (Prune, PrunePenalty)
 }
 
 
-def _solved(quantiser, pruner, weights: Weights, mu: float | None, solve) -> Joint:
-    """The codebooks that `solve` finds, (entries) -> (values, whether they are optimal), and the pruned rest."""
-    optimal = True
+def _fitted(
+    quantiser: Quantize | ScaledBinary,
+    k: int,
+    pruner: Pruner,
+    weights: Weights,
+    mu: float | None,
+    near: bool,
+    fold: Callable[[np.ndarray, Values], np.ndarray],
+) -> Joint | None:
+    """`fold(entries, solve)` makes a codebook of entries by solving for k values with outliers, priced or counted."""
+    if pruner.groups is not None:
+        return None
+    solve: Values
+    if isinstance(pruner, PrunePenalty):
+        price, exact = 2 * penalty_over_mu(pruner, mu), True
 
-    def values(entries: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
-        nonlocal optimal
-        found, exact = solve(entries)
-        optimal &= exact
-        return found
+        def solve(entries: np.ndarray) -> np.ndarray:
+            return priced_values(entries, k, price)
+
+    else:
+        if pruner.keep == "auto" or not _same_entries(quantiser, pruner, weights):
+            return None
+        limit = pruner.limit
+        exact = all(is_countable(size, k, limit(size)) for size in _sizes(quantiser, weights))
+        if not exact and not near:
+            return None
+
+        def solve(entries: np.ndarray) -> np.ndarray:
+            return counted_values(entries, k, limit(entries.size))
 
     def fit(weight: Tensor, previous: Form | None, importance: Tensor | None) -> Form:
-        return fitted_form(weight, Terms(), quantiser.per, quantiser.dtype, values)
+        return fitted_form(weight, Terms(), quantiser.per, quantiser.dtype, lambda entries, _: fold(entries, solve))
 
-    per = "task" if quantiser.per == "task" else "weight"
-    codebooks = scope.project_task(fit, per, weights, {}, {})
-    return _and_the_rest(codebooks, pruner, weights, mu, optimal and quantiser.dtype is None)
+    codebooks = scope.project_task(fit, "task" if quantiser.per == "task" else "weight", weights, {}, {})
+    return _and_the_rest(codebooks, pruner, weights, mu, exact and quantiser.dtype is None)
 
 
-def _and_the_rest(codebooks: Mapping[str, Form], pruner, weights: Weights, mu: float | None, optimal: bool) -> Joint:
+def _and_the_rest(
+    codebooks: Mapping[str, Form], pruner: Pruner, weights: Weights, mu: float | None, exact: bool
+) -> Joint:
     """A free entry that is rounded costs something after all: then the solution is only near the optimum."""
     rest = {name: weight - codebooks[name].dense() for name, weight in weights.items()}
-    return Joint([codebooks, pruner.project_task(rest, mu=mu)], optimal and pruner.dtype is None)
+    return Joint([codebooks, pruner.project_task(rest, mu=mu)], exact and pruner.dtype is None)
 
 
-def _is_plain(quantiser: Quantize) -> bool:
-    return quantiser.k != "auto" and not quantiser.zero
+def _sizes(quantiser: Quantize | ScaledBinary, weights: Weights) -> list[int]:
+    """How many entries share a codebook."""
+    if quantiser.per == "task":
+        return [sum(weight.numel() for weight in weights.values())]
+    return [scope.slices(weight, quantiser.per).shape[1] for weight in weights.values()]
 
 
-def _same_entries(quantiser: Compression, pruner: Prune, weights: Weights) -> bool:
-    """True when entries are counted over just those that share a codebook, one by one."""
-    scopes = {"weight" if per == "task" and len(weights) == 1 else per for per in (quantiser.per, pruner.per)}
-    return len(scopes) == 1 and pruner.groups is None and pruner.keep != "auto"
+def _same_entries(quantiser: Quantize | ScaledBinary, pruner: Prune, weights: Weights) -> bool:
+    """True when entries are counted over just those that share a codebook."""
+    return len({"weight" if per == "task" and len(weights) == 1 else per for per in (quantiser.per, pruner.per)}) == 1

@@ -21,27 +21,32 @@ def priced_values(entries: np.ndarray, k: int, price: float) -> np.ndarray:
     return _ascending(None if best is None else cell_means(points, best.runs))
 
 
-def counted_values(entries: np.ndarray, k: int, count: int) -> tuple[np.ndarray, bool]:
-    """At most k values that minimise the squared error of all but `count` entries, and whether they are exact.
+def is_countable(size: int, k: int, count: int) -> bool:
+    """True where `counted_values` is exact: for one value, for no outliers or no others, or while N count k <= 1e7."""
+    return k == 1 or size * count * k <= _TABLE or count >= size
 
-    Exact for one value, whose cell is a window of N - count sorted entries; and while N * count * k is at most 1e7,
-    by dynamic programming over (values used, entries left out, first entries). Otherwise the point of the
-    lower hull with at most `count` outliers, by bisection of their price, on at most 20,000 evenly spaced order
-    statistics: the caller fills up to `count` and descends from there.
+
+def counted_values(entries: np.ndarray, k: int, count: int) -> np.ndarray:
+    """At most k values that minimise the squared error of all but `count` entries.
+
+    Exact where `is_countable`: one value is the mean of a window of N - count sorted entries; for more, by dynamic
+    programming over (values used, entries left out, first entries). Elsewhere the point of the lower hull with at
+    most `count` outliers, by bisection of their price, on at most 20,000 evenly spaced order statistics: the caller
+    fills up to `count` and descends from there.
     """
     if count >= entries.size:
-        return np.zeros(1), True
+        return np.zeros(1)
     if k == 1:
-        return np.array([best_window(entries, count)]), True
+        return np.array([best_window(entries, count)])
     if count == 0:
-        return priced_values(entries, k, np.inf), True
-    if entries.size * count * k <= _TABLE:
+        return priced_values(entries, k, np.inf)
+    if is_countable(entries.size, k, count):
         points = points_of(entries, merge=False)
-        means = _counted_means(points.values, k, count, points.mass, points.moment, points.energy)
-        return _ascending(means[~np.isnan(means)]), True
+        values = points.values.astype(np.float64)
+        means = _counted_means(values, k, count, points.mass, points.moment, points.energy)
+        return _ascending(means[~np.isnan(means)])
     stride = -(-entries.size // _SAMPLE)
-    sample = np.sort(entries)[stride // 2 :: stride]
-    return _hull_values(points_of(sample), k, count / stride), False
+    return _hull_values(points_of(np.sort(entries)[stride // 2 :: stride]), k, count / stride)
 
 
 def best_window(entries: np.ndarray, count: int) -> float:
@@ -50,7 +55,7 @@ def best_window(entries: np.ndarray, count: int) -> float:
     held = entries.size - count
     moment, energy = (sums[held:] - sums[: sums.size - held] for sums in (points.moment, points.energy))
     start = int(np.argmin(energy - moment**2 / held))
-    return float(points.values[start : start + held].mean())
+    return float(points.values[start : start + held].mean(dtype=np.float64))
 
 
 def _hull_values(points: Points, k: int, count: float) -> np.ndarray:

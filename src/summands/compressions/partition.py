@@ -28,7 +28,7 @@ _BUCKETS = 1024
 
 @dataclass(frozen=True)
 class Points:
-    """Distinct sorted values, and sums over the first j of them for j = 0..n, all in float64.
+    """Sorted values, and for j = 0..n sums over the first j of them: of entries, importance h, h x and h x^2.
 
     The sums run outwards from the middle of the points, so that far-off values cost those near it no digits; only
     their differences mean anything.
@@ -67,25 +67,16 @@ def points_of(
 
     Cost: one sort.
     """
-    mass = None
     if importance is None:
-        values = np.sort(values)
+        values, mass = np.sort(values), np.empty(0)
     else:
         values, importance = values[importance > 0], importance[importance > 0]
         order = np.argsort(values, kind="stable")
         values, mass = values[order], importance[order].astype(np.float64)
-    first = values[1:] != values[:-1]
-    if merge and not first.all():
-        starts = np.flatnonzero(np.concatenate([[True], first]))
-        count = np.append(starts, values.size).astype(np.float64)
-        mass = np.diff(count) if mass is None else np.add.reduceat(mass, starts)
-        values = values[starts]
-    else:
-        count = np.arange(values.size + 1, dtype=np.float64)
-        mass = np.ones(values.size) if mass is None else mass
-    values = values.astype(np.float64)
-    centre = 0.0 if about_zero or not values.size else values[values.size // 2]
-    return Points(values, count, *_outward_sums(values, mass, centre, int(np.searchsorted(values, centre))))
+    distinct, count = _distinct(values, merge)
+    centre = 0.0 if about_zero or not distinct.size else float(distinct[distinct.size // 2])
+    sums = _outward_sums(distinct, count, mass, centre, int(np.searchsorted(distinct, centre)))
+    return Points(distinct, count, *sums)
 
 
 def best_partition(
@@ -134,17 +125,17 @@ def coarse_partitions(points: Points, most: int, buckets: int = _BUCKETS) -> lis
 
 
 def cell_means(points: Points, runs: list[Run]) -> np.ndarray:
-    """The mean of every cell that holds a point."""
-    mass = np.diff(points.mass)
-    cells = [slice(run.start, run.stop) for run in runs if run.kind == CELL and run.start < run.stop]
-    return np.array([_mean(points.values[cell], mass[cell]) for cell in cells])
+    """The mean of every cell that holds a point, in float64."""
+    return np.array([_mean(points, run) for run in runs if run.kind == CELL and run.start < run.stop])
 
 
-def _mean(values: np.ndarray, mass: np.ndarray) -> float:
-    # About the first value, so that equal values have themselves as their mean, exactly. Importances too small to
-    # show in the sums of all points leave a cell without mass.
-    total = mass.sum()
-    return float(values[0] + np.dot(values - values[0], mass) / total) if total > 0 else float(values.mean())
+def _mean(points: Points, run: Run) -> float:
+    # About the first value, so that equal values have themselves as their mean, exactly.
+    values, mass = points.values[run.start : run.stop], np.diff(points.mass[run.start : run.stop + 1])
+    first, total = float(values[0]), mass.sum()
+    if not total > 0:  # importances too small to show in the sums over all points
+        return float(values.mean(dtype=np.float64))
+    return first + float((values.astype(np.float64) - first) @ mass / total)
 
 
 def _problem(points: Points, kinds: list[int], price: float, least_zeros: float) -> tuple:
@@ -181,19 +172,44 @@ def _split(
 
 
 @njit(cache=True)
-def _outward_sums(values, mass, centre, middle):
+def _distinct(values, merge):
+    """The values that differ from the one before, or all of them, and how many entries come before each and in all."""
     n = values.size
-    total, moment, energy = np.zeros(n + 1), np.zeros(n + 1), np.zeros(n + 1)
+    if merge:
+        n = min(n, 1)
+        for i in range(1, values.size):
+            n += values[i] != values[i - 1]
+    distinct, count = np.empty(n, values.dtype), np.empty(n + 1)
+    j = 0
+    for i in range(values.size):
+        if i == 0 or not merge or values[i] != values[i - 1]:
+            distinct[j], count[j] = values[i], i
+            j += 1
+    count[n] = values.size
+    return distinct, count
+
+
+@njit(cache=True)
+def _outward_sums(values, count, mass, centre, middle):
+    """Sums of h, h x and h x^2 from the middle outwards; with no mass h counts entries, and its sum is `count`."""
+    n = values.size
+    total = np.empty(n + 1) if mass.size else count
+    moment, energy = np.empty(n + 1), np.empty(n + 1)
+    moment[middle] = energy[middle] = 0.0
+    if mass.size:
+        total[middle] = 0.0
+        for j in range(middle, n):
+            total[j + 1] = total[j] + mass[int(count[j]) : int(count[j + 1])].sum()
+        for j in range(middle - 1, -1, -1):
+            total[j] = total[j + 1] - mass[int(count[j]) : int(count[j + 1])].sum()
     for j in range(middle, n):
-        x = values[j] - centre
-        total[j + 1] = total[j] + mass[j]
-        moment[j + 1] = moment[j] + mass[j] * x
-        energy[j + 1] = energy[j] + mass[j] * x * x
+        x, h = values[j] - centre, total[j + 1] - total[j]
+        moment[j + 1] = moment[j] + h * x
+        energy[j + 1] = energy[j] + h * x * x
     for j in range(middle - 1, -1, -1):
-        x = values[j] - centre
-        total[j] = total[j + 1] - mass[j]
-        moment[j] = moment[j + 1] - mass[j] * x
-        energy[j] = energy[j + 1] - mass[j] * x * x
+        x, h = values[j] - centre, total[j + 1] - total[j]
+        moment[j] = moment[j + 1] - h * x
+        energy[j] = energy[j + 1] - h * x * x
     return total, moment, energy
 
 
