@@ -25,10 +25,14 @@ def stored_dtype(dtype: str | None, own: torch.dtype) -> torch.dtype:
 
 def rounded(values: Tensor, dtype: str | None, own: torch.dtype | None = None) -> Tensor:
     """The nearest finite values in the stored dtype (`own`, by default that of `values`, for None)."""
-    target = stored_dtype(dtype, own or values.dtype)
-    limit = torch.finfo(target)
+    own = own or values.dtype
+    target = stored_dtype(dtype, own)
+    most = min(torch.finfo(target).max, torch.finfo(own).max)
+    if float(torch.tensor(most, dtype=torch.float64).to(target)) > most:
+        # The largest float16 is no bfloat16: the next above it would be infinite when it is read back as float16.
+        most *= 1 - torch.finfo(target).eps / 2
     wide = torch.promote_types(values.dtype, target)  # float16 and bfloat16 hold neither of each other's limits
-    return values.to(wide).clamp(limit.min, limit.max).to(target)
+    return values.to(wide).clamp(-most, most).to(target)
 
 
 def value_bits(dtype: torch.dtype, exponent_bits: float) -> float:
