@@ -2,7 +2,7 @@
 
 from .codebook import Codebook
 from .dense import Dense
-from .form import ElementwiseForm, Form, paper_bits
+from .form import ElementwiseForm, Form, paper_bits, relative_error
 from .grid import Grid
 from .low_rank import LowRank
 from .sparse import Sparse
@@ -22,4 +22,5 @@ __all__ = [
     "Transform",
     "Tucker",
     "paper_bits",
+    "relative_error",
 ]

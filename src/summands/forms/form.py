@@ -135,7 +135,7 @@ def paper_bits(forms: Iterable[Form]) -> float:
 
 
 def relative_error(weight: Tensor, form: Form) -> float:
-    """||w - Delta||^2 / ||w||^2; 0 only when both are the same to the last bit, infinity for a zero weight that changed."""
+    """||w - Delta||^2 / ||w||^2; 0 when both are the same to the last bit, infinity for a zero weight that changed."""
     dense = form.dense()
     if _same_bits(dense, weight.detach()):
         return 0.0
