@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from summands.coding import Layout, decode_section, encode_section, layout_of
+from summands.container import header as header_module
 from summands.container import read, read_header, read_prefix, reader, to_bytes
 from summands.container.header import MAX_FORMS, PROGRESSIVE, VERSION, pack
 from summands.errors import CorruptFileError, FileError, LimitError, UnsupportedFileError
@@ -244,6 +245,16 @@ def test_deep_and_wide_sums():
     refused(file_of(body_of(1, "w", 0, 2, wide, *EXTENT, 0) + term * 999, bytes(8)), "after its end")
     none = body_of(32, 4, 0)
     refused(file_of(body_of(1, "w", 0, 2, none, *EXTENT, 0), bytes(8)), "terms")
+
+
+def test_more_terms_than_allowed(monkeypatch):
+    """A short header of many long sums: each weight has 64 terms."""
+    monkeypatch.setattr(header_module, "MAX_FORMS", 640)
+    count = 11
+    layout = body_of(32, 4, 63) + body_of(64, 0) * 64
+    names = body_of(*(f"{i}" for i in range(count)))
+    data = file_of(body_of(count) + names + body_of(0, 2 * count) + layout * count + body_of(*EXTENT, 0), bytes(8))
+    refused(data, "more than 640 forms")
 
 
 def test_an_unknown_kind_or_dtype():

@@ -30,8 +30,8 @@ MAX_HEADER = 16 << 20
 """Bytes of the header unpacked, and of all names together."""
 MAX_NAME = 1 << 12
 """Bytes of one name."""
-MAX_FORMS = 1 << 18
-"""Weights, row blocks and pieces together."""
+MAX_FORMS = 1 << 17
+"""Weights, row blocks and pieces, each counted by its terms: reading so many layouts takes seconds and 100 MB."""
 MAX_LAYERS = 1 << 8
 MAX_METADATA = 16 << 20
 """Bytes of the metadata, packed or not."""
@@ -186,15 +186,16 @@ def write_header(header: Header) -> bytes:
 
 
 class HeaderReader(ByteReader):
-    """A ByteReader of layouts too, of which there are at most MAX_FORMS in a header."""
+    """A ByteReader of layouts too, which have at most MAX_FORMS terms together."""
 
-    layouts = 0
+    forms = 0
 
     def layout(self) -> Layout:
-        self.layouts += 1
-        if self.layouts > MAX_FORMS:
-            raise ValueError(f"more than {MAX_FORMS} forms")
-        return read_layout(self)
+        layout = read_layout(self)
+        self.forms += len(layout.leaves())
+        if self.forms > MAX_FORMS:
+            raise ValueError(f"it has more than {MAX_FORMS} forms")
+        return layout
 
 
 def read_body(reader: HeaderReader, version: int, features: int, size_bytes: int) -> Header:

@@ -38,6 +38,8 @@ def check(header: Header) -> None:
 
 
 def _check_shared(name: str, leaf: Layout, shared: Sequence[Layout]) -> None:
+    if all(stored.shared is None for stored in leaf.stored):
+        return
     for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
         if stored.shared is None:
             continue
