@@ -47,7 +47,7 @@ def against_kmeans(size: int, k: int) -> dict[str, Any]:
 
     weight = laplace(size)
     seconds, form = timed(lambda: Quantize(k).project(weight), repeat=3)
-    ours = float(((weight - form.dense()).double() ** 2).mean())
+    ours = float(((weight.double() - form.dense().double()) ** 2).mean())
     model = KMeans(k, n_init=10, random_state=SEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -128,6 +128,7 @@ CASES = [
     Case(Prune(count=1, per="row") + Quantize(2, per="row"), outside(1, codebook(2)), ndim=1, weighted=False),
     Case(Quantize(2) + Prune(count=2, per="task", dtype="float16")),
     Case(ScaledTernary() + Prune(count=1)),
+    Case(Quantize(2) + Quantize(3, dtype="bfloat16")),
     Case(LowRank(1) + Prune(count=1), ndim=1, weighted=False),
 ]
 

@@ -19,11 +19,15 @@ from .stored import rounded
 def host_slices(weight: Tensor, terms: Terms, per: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """What one codebook each is fitted to, (entries, importance), in host memory: all entries, or rows or channels."""
     vectors = slices(terms.host if terms.host is not None else weight.cpu(), per)
-    # NumPy has no bfloat16 and sorts float16 slowly.
-    entries = vectors.to(torch.promote_types(vectors.dtype, torch.float32)).numpy()
+    entries = as_entries(vectors)
     if terms.importance is None:
         return [(entry, None) for entry in entries]
     return list(zip(entries, slices(terms.importance.cpu(), per).to(torch.float64).numpy(), strict=True))
+
+
+def as_entries(host: Tensor) -> np.ndarray:
+    """For NumPy, which has no bfloat16 and sorts float16 slowly."""
+    return host.to(torch.promote_types(host.dtype, torch.float32)).numpy()
 
 
 def optimal_values(points: Points, k: int) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""Sums of two parts whose joint optimum is known, in a table keyed by the types of the parts, in either order.
+"""Sums of parts whose joint optimum is known, in a table keyed by the types of the parts, in either order.
 
-All of them are a codebook and a few free entries. Given the codebook, the best free entries are the pruning of what the
-nearest values leave; so each solver only finds the codebook that is best when the worst entries need not fit.
+All of the table are a codebook and a few free entries. Given the codebook, the best free entries are the pruning of
+what the nearest values leave; so each solver only finds the codebook that is best when the worst entries need not fit.
+Sums of codebooks have a solution near the optimum (planes.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +21,7 @@ from .compression import Compression, Terms
 from .fixed_codebook import Binary, FixedCodebook, GivenCodebook, PowersOfTwo, Ternary
 from .outliers import counted_values, is_countable, priced_values
 from .penalty import penalty_over_mu
+from .planes import fitted_planes
 from .prune import Prune, PrunePenalty
 from .quantize import Quantize
 from .scaled_codebook import ScaledBinary
@@ -39,6 +42,9 @@ class Joint:
 
 def solve_jointly(terms: Sequence[Compression], weights: Weights, *, mu: float | None, near: bool) -> Joint | None:
     """The joint solution of these terms; None where none is known, or only one `near` the optimum and unwanted."""
+    if near and all(isinstance(term, Quantize) for term in terms):
+        planes = fitted_planes(cast(Sequence[Quantize], terms), weights)
+        return None if planes is None else Joint(planes, optimal=False)
     if len(terms) != 2:
         return None
     for quantiser, pruner in (terms, terms[::-1]):
