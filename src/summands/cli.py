@@ -7,9 +7,10 @@ A mistake of the user's is one line and exit code 2, and no output is left half-
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,6 @@ from torch import Tensor
 from . import __version__, container
 from .api import compress as compress_model
 from .api import load
-from .coding import Layout
 from .errors import ArgumentError, FileError, MismatchError, SummandsError, must
 from .forms import relative_error
 from .lc import Schedule
@@ -165,7 +165,7 @@ def _learn(
 def inspect(file: SumsFile, as_json: Json = False) -> None:
     """Show what a file holds, from its header alone: nothing is decoded."""
     header = container.read_header(file)
-    rows = [_declared(name, layouts) for name, layouts in header.layouts.items()]
+    rows = [_declared(name, header) for name in header.names]
     totals = {
         "file_bytes": header.file_bytes,
         "header_bytes": header.size_bytes,
@@ -183,15 +183,12 @@ def inspect(file: SumsFile, as_json: Json = False) -> None:
         typer.echo("\n" + "  ".join(f"{name}={value:,}" for name, value in totals.items()))
 
 
-def _declared(name: str, layouts: Sequence[Layout]) -> DeclaredRecord:
-    first = layouts[0]
-    kinds = " + ".join(term.kind for term in first.terms) or first.kind
-    # Several layouts are row blocks of one weight; refinement layers repeat the whole shape.
-    rows = sum(layout.shape[0] for layout in layouts) if len(layouts) > 1 else None
-    shape = first.shape if rows is None else (rows, *first.shape[1:])
-    return DeclaredRecord(
-        name, shape, str(first.dtype).removeprefix("torch."), kinds, sum(x.dense_bytes for x in layouts)
-    )
+def _declared(name: str, header: container.Header) -> DeclaredRecord:
+    first = header.layouts[name][0]  # row blocks and refinement layers of one weight are of one kind
+    shape = tuple(header.shape(name))
+    kind = " + ".join(term.kind for term in first.terms) or first.kind
+    dtype = str(first.dtype).removeprefix("torch.")
+    return DeclaredRecord(name, shape, dtype, kind, math.prod(shape) * first.dtype.itemsize)
 
 
 @app.command()
