@@ -15,6 +15,7 @@ import torch
 
 from .. import forms
 from ..errors import must
+from ..forms.successive import MAX_ALPHA, MAX_TOTAL, RULES
 from ..forms.transform import check_basis
 from ..views import Reshape, View, parse_view
 
@@ -67,6 +68,18 @@ class Positions(Symbols):
     def check(self, dtype: torch.dtype) -> None:
         if dtype != torch.int64:
             raise ValueError(must("positions", "int64", dtype))
+
+
+@dataclass(frozen=True)
+class Picks(Symbols):
+    """The events of successive pruning in a vector of `total` entries, int32 (forms/successive.py)."""
+
+    total: int
+    seed: int
+
+    def check(self, dtype: torch.dtype) -> None:
+        if dtype != torch.int32:
+            raise ValueError(must("picks", "int32", dtype))
 
 
 FLOATS, LEVELS = Floats(), Levels()
@@ -155,6 +168,23 @@ def _transform_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, 
     return Field("indices", (count,), Positions((rows, terms))), Field("values", (count,), FLOATS)
 
 
+def _successive_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    count, total, offset, rule, alpha, seed = numbers
+    if not offset + math.prod(shape) <= total <= MAX_TOTAL:
+        raise ValueError(must("the entries of a vector of picks", f"the weight's, at most {MAX_TOTAL}", total))
+    if rule >= len(RULES) or not 1 <= alpha <= MAX_ALPHA:
+        raise ValueError(must("a rule and its alpha", f"below {len(RULES)} and in [1, {MAX_ALPHA}]", (rule, alpha)))
+    if count and not total:
+        raise ValueError(must("the number of events of no entries", "0", count))
+    return Field("scale", (), FLOATS), Field("events", (count,), Picks(total, seed))
+
+
+def _successive_numbers(form: forms.Successive) -> Numbers:
+    if form.sizes:
+        raise ValueError("a vector that joins weights is coded as its split forms")
+    return form.events.numel(), form.total, form.offset, RULES.index(form.rule), form.alpha, form.seed
+
+
 def _groups(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """One codebook or step, or one for each slice along `axis` - 1."""
     if axis > len(shape):
@@ -220,6 +250,14 @@ KINDS: tuple[Kind, ...] = (
         lambda form: (form.indices.numel(), form.terms, _BASES.index(form.basis), *view_numbers(form.view)),
         _transform_fields,
         lambda numbers: {"terms": numbers[1], "basis": _BASES[numbers[2]], "view": number_view(*numbers[3:])},
+    ),
+    Kind(
+        7,
+        forms.Successive,
+        6,
+        _successive_numbers,
+        _successive_fields,
+        lambda n: {"total": n[1], "offset": n[2], "rule": RULES[n[3]], "alpha": n[4], "seed": n[5]},
     ),
 )
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import must
 from . import contexts as kernels
 from .choices import CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
-from .kinds import Codes, Field, Levels, Positions
+from .kinds import Codes, Field, Levels, Picks, Positions
+from .picks import PICK_CONTEXTS, code_picks
 from .range_coder import DECODE, MEASURE, Coder, new_model
 
 _SMALL = 16  # tensors of fewer entries take the default choices
@@ -95,7 +96,9 @@ class Section:
         symbols = field.symbols
         if tensor.numel() == 0:
             return
-        if isinstance(symbols, Positions):
+        if isinstance(symbols, Picks):
+            self._picks(tensor, symbols)
+        elif isinstance(symbols, Positions):
             self._positions(tensor, symbols, side)
         elif isinstance(symbols, Codes):
             self._codes(tensor, symbols.count)
@@ -105,6 +108,13 @@ class Section:
             self._floats(tensor, side)
         else:
             self._bytes(tensor)
+
+    def _picks(self, tensor: Tensor, symbols: Picks) -> None:
+        events, coder = np.ascontiguousarray(tensor.numpy()), self.coder
+        coder.reserve(48 * events.size)
+        model = self.models("picks", PICK_CONTEXTS)
+        if not code_picks(coder.mode, coder.state, coder.data, model, events, symbols.total, symbols.seed):
+            raise ValueError("a pick that successive pruning cannot make")
 
     def _positions(self, tensor: Tensor, symbols: Positions, side: Tensor | None) -> None:
         indices, coder = tensor.numpy(), self.coder

@@ -14,6 +14,7 @@ from .prune_nm import PruneNM
 from .quantize import Quantize
 from .scaled_codebook import ScaledBinary, ScaledCodebook, ScaledTernary
 from .shrink import L1Ball, SoftThreshold
+from .successive import Successive
 from .transform import Transform
 from .tucker import Tucker
 
@@ -36,6 +37,7 @@ __all__ = [
     "ScaledCodebook",
     "ScaledTernary",
     "SoftThreshold",
+    "Successive",
     "Terms",
     "Ternary",
     "Transform",
@@ -59,6 +61,7 @@ COMPRESSIONS: tuple[type[Compression], ...] = (
     ScaledCodebook,
     ScaledTernary,
     SoftThreshold,
+    Successive,
     Ternary,
     Transform,
     Tucker,

@@ -6,6 +6,7 @@ from .form import ElementwiseForm, Form, paper_bits, relative_error
 from .grid import Grid
 from .low_rank import LowRank
 from .sparse import Sparse
+from .successive import Successive
 from .sum import Sum
 from .transform import Transform
 from .tucker import Tucker
@@ -18,6 +19,7 @@ __all__ = [
     "Grid",
     "LowRank",
     "Sparse",
+    "Successive",
     "Sum",
     "Transform",
     "Tucker",
