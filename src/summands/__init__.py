@@ -1,6 +1,6 @@
 """summands: every weight of a trained network becomes a learned sum of compressed parts, in one small file."""
 
-from .api import compress, load
+from .api import compress, load, load_prefix
 from .compressions import *  # noqa: F403 - the package list is the one list of compressions
 from .compressions import __all__ as _compressions
 from .errors import SummandsError
@@ -13,4 +13,4 @@ from .selection import Budget
 __version__ = "0.1.0.dev0"
 
 __all__ = ["SGD", "Budget", "Plan", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress", "load"]
-__all__ += _compressions
+__all__ += ["load_prefix", *_compressions]

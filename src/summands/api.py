@@ -119,7 +119,23 @@ def load(
     Raises:
         FileError: the file cannot be read, is damaged, or declares too much. MismatchError: it does not fit `into`.
     """
-    forms = container.read(path, max_bytes=max_bytes).forms
+    return _put(container.read(path, max_bytes=max_bytes).forms, into)
+
+
+def load_prefix(
+    path: str | Path, *, layers: int | None = None, into: Model | None = None, max_bytes: int | None = None
+) -> Model | dict[str, Tensor]:
+    """The coarser network in the first part of a file that was saved with `layers`; the rest may be missing.
+
+    Args:
+        path: a file, or as much of it as has arrived.
+        layers: how many layers to take; by default all that are whole.
+        into, max_bytes: as for `load`.
+    """
+    return _put(container.read_prefix(path, layers=layers, max_bytes=max_bytes).forms, into)
+
+
+def _put(forms: Mapping[str, Form], into: Model | None) -> Model | dict[str, Tensor]:
     if into is None:
         return {name: form.dense() for name, form in forms.items()}
     load_into(into, forms)

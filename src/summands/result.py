@@ -39,13 +39,15 @@ class Result:
     relative_errors: Mapping[str, float]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, path: str | Path, *, metadata: bool = False) -> int:
+    def save(self, path: str | Path, *, metadata: bool = False, layers: int = 1) -> int:
         """Writes the file, whole or not at all; returns its length in bytes.
 
         Args:
             metadata: also write plan, schedule, seed and versions (some hundred bytes).
+            layers: with more than one, a prefix of the file is a coarser network (`load_prefix`); costs some bytes.
         """
-        return container.write(Path(path), self.forms, metadata=self.metadata if metadata else None).size_bytes
+        kept = self.metadata if metadata else None
+        return container.write(Path(path), self.forms, metadata=kept, layers=layers).size_bytes
 
     @cached_property
     def written(self) -> container.Written:

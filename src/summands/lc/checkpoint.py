@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,7 @@ from ..container import read, to_bytes
 from ..errors import CorruptFileError, MismatchError
 from ..network import state_tensors
 from ..records import StepRecord
-
-if TYPE_CHECKING:
-    from .loop import State
+from .state import State
 
 _VERSION = 1
 
@@ -69,8 +67,6 @@ class Checkpoint:
 
     def load(self, model: nn.Module) -> State | None:
         """The saved state, its weights put into the model; None when there is no checkpoint yet."""
-        from .loop import State
-
         if not self.path.exists():
             return None
         try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,27 +29,13 @@ from .finetune import Continuous
 from .learner import Learner, Step
 from .passes import c_step, c_step_within, recompute_batch_norm
 from .schedule import Schedule
+from .state import State
 
 _ROOM = 0.002
 """Share of the budget left free in a C step."""
 
 Evaluate = Callable[[nn.Module], float]
 """The error, or any number to be small, of a model, measured on validation data."""
-
-
-@dataclass
-class State:
-    """Everything that the loop carries from step to step, and that a checkpoint holds."""
-
-    forms: dict[str, Form]
-    multipliers: dict[str, Tensor]
-    best: Network
-    best_error: float = math.inf
-    phase: str = "lc"
-    index: int = 0
-    price: float | None = None
-    continuous: list[Tensor] | None = None
-    history: list[StepRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
