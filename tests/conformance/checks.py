@@ -45,6 +45,7 @@ def is_a_form_of(case, weight):
     assert case.compression.is_feasible({"w": form}, {"w": weight})
     assert torch.equal(before, weight)
     assert seeds == random_states()
+    return form
 
 
 def shares_no_memory(case, weight):
@@ -87,9 +88,9 @@ def is_optimal_over_the_task(case, weight):
     assert reached <= least * (1 + 1e-9) + 1e-11 * energy(weight), f"error {reached}, brute force {least}"
 
 
-def returns_its_own_kind(case, weight):
+def returns_its_own_kind(case, weight, form=None):
     """Projecting what it made changes nothing; a sum needs its own form as a warm start to see it."""
-    form = project(case, weight)
+    form = project(case, weight) if form is None else form
     own = form.dense()
     previous = form if len(form.parts()) > 1 else None
     again = project(case, own, previous=previous)
@@ -97,9 +98,9 @@ def returns_its_own_kind(case, weight):
     assert squared_error(own, again) <= max(squared_error(own, form), (4 * rounding) ** 2 * energy(own))
 
 
-def keeps_a_better_previous(case, weight, other):
+def keeps_a_better_previous(case, weight, other, previous=None):
     """Warm-started anywhere feasible, it never ends above the start."""
-    previous = project(case, other)
+    previous = project(case, other) if previous is None else previous
     assert case.compression.is_feasible({"w": previous}, {"w": weight})
     before = objective(case, weight, previous)
     after = objective(case, weight, project(case, weight, previous=previous))
@@ -107,9 +108,9 @@ def keeps_a_better_previous(case, weight, other):
     assert after <= before * (1 + 1e-9) + rounding**2 * max(energy(weight), energy(other)), f"{before} -> {after}"
 
 
-def beats_its_parts(case, weight):
+def beats_its_parts(case, weight, form=None):
     """A sum is never worse than the best of its parts alone."""
-    total = objective(case, weight, project(case, weight))
+    total = objective(case, weight, project(case, weight) if form is None else form)
     for part in case.compression.parts():
         form = part.project(weight, mu=case.mu, price=case.price)
         alone = part.objective(weight, form, mu=case.mu, price=case.price)
