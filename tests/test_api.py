@@ -82,7 +82,7 @@ def test_a_prefix_is_a_coarser_network(tmp_path) -> None:
 
 
 def test_mistakes_name_the_argument() -> None:
-    with pytest.raises(PlanError, match="matches no weight; did you mean .embedding"):
+    with pytest.raises(PlanError, match=r"matches no weight; did you mean .embedding"):
         sm.compress(Tied(), sm.Plan({"embeding": "Quantize(2)", "*": "Keep()"}))
     with pytest.raises(ArgumentError, match="module"):
         sm.compress({"w": torch.ones(2, 2)}, sm.Plan({"w": "Keep()"}), evaluate=lambda model: 0.0)

@@ -179,6 +179,17 @@ def test_a_shared_codebook_stays_shared_through_finetuning() -> None:
     assert result.forms["0.weight"].values is result.forms["4.weight"].values
 
 
+@pytest.mark.parametrize(
+    "rule",
+    ["ScaledBinary()", "Quantize(3, zero=True)", "Binary() + Prune(keep=0.2)", "Quantize(3, zero=True, per='task')"],
+)
+def test_finetuning_keeps_to_the_constraint(rule: str) -> None:
+    plan = sm.Plan({"*.weight": rule}, ignore=["*.bias", "1.weight"])
+    result = learn(plan=plan, schedule=Schedule(steps=0, finetune=3))
+    weights = {name: form.dense() for name, form in result.forms.items() if result.rules[name] != "kept"}
+    assert plan.rules[0].compression.is_feasible({name: result.forms[name] for name in weights}, weights)
+
+
 class Interrupted(Exception):
     pass
 

@@ -52,6 +52,10 @@ class Form(ABC):
         """The terms of a sum; of any other form, itself."""
         return (self,)
 
+    def replace_part(self, index: int, part: Form) -> Form:
+        """This form with one of its `parts()` exchanged."""
+        return part
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that the form holds, by field name."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}

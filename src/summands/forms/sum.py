@@ -49,6 +49,9 @@ class Sum(Form):
     def parts(self) -> tuple[Form, ...]:
         return self.terms
 
+    def replace_part(self, index: int, part: Form) -> Form:
+        return replace(self, terms=(*self.terms[:index], part, *self.terms[index + 1 :]))
+
     def tensors(self) -> dict[str, Tensor]:
         return {f"{i}.{name}": t for i, term in enumerate(self.terms) for name, t in term.tensors().items()}
 

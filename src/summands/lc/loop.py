@@ -27,7 +27,7 @@ from ..records import StepRecord, Verdict
 from .checkpoint import Checkpoint
 from .finetune import Continuous
 from .learner import Learner, Step
-from .passes import c_step, c_step_within, recompute_batch_norm
+from .passes import back_on_constraints, c_step, c_step_within, recompute_batch_norm
 from .schedule import Schedule
 from .state import State
 
@@ -143,7 +143,8 @@ class Loop:
             learned = time.perf_counter() - began
             if not self._healthy(loss):
                 return
-            self._measure(state, "finetune", state.index, 0.0, loss, learned, 0.0, continuous.current())
+            tuned = back_on_constraints(self.tasks, continuous.current())
+            self._measure(state, "finetune", state.index, 0.0, loss, learned, 0.0, tuned)
             state.index, left = state.index + 1, left - step.epochs
             state.continuous = continuous.values()
             self._save(state)

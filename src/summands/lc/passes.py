@@ -61,6 +61,23 @@ def c_step_within(
     )
 
 
+def back_on_constraints(tasks: Iterable[Task], forms: Mapping[str, Form]) -> dict[str, Form]:
+    """The forms with every part that training moved off its compression's constraint projected back onto it.
+
+    Training moves values freely; a codebook with a zero, or of -a and a, allows less.
+    """
+    restored = dict(forms)
+    for task in tasks:
+        for k, term in enumerate(task.compression.parts()):
+            parts = {name: restored[name].parts()[k] for name in task.weights}
+            dense = {name: part.dense() for name, part in parts.items()}
+            if term.is_feasible(parts, dense):
+                continue
+            for name, part in term.project_task(dense).items():
+                restored[name] = restored[name].replace_part(k, part)
+    return restored
+
+
 def has_batch_norm(model: nn.Module) -> bool:
     """True when the model keeps running statistics that depend on its weights."""
     return bool(_layers(model))
