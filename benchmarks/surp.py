@@ -2,8 +2,11 @@
 
 Rates: 270,000 weights drawn from a Laplace density with lam = 1, both rules, the mean of four seeds. D is the mean
 absolute error in units of 1/lam; "ideal" is the entropy of the indices given |S| plus a bit for every kept weight,
-"coded" the whole payload with scale, signs and refreshes. Speed: process CPU time of one thread, projection and coding;
-the direct implementation looks at all n weights for every pick, and must give the same picks.
+"coded" the whole payload with scale, signs and refreshes. The rivals at the same D: the cheapest of several dead-zone
+quantisers, and the largest weights kept as bfloat16, both coded by the same coder.
+
+Speed: process CPU time of one thread, projection and coding; the direct implementation looks at all n weights for every
+pick, and must give the same picks.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from benchmarks.record import write_result
 from summands.coding import decode_section, encode_section, layout_of
 from summands.coding.limits import laplace_rate_l1
 from summands.coding.sequence import new_sequence, position_at
-from summands.compressions import Successive
+from summands.compressions import Grid, Prune, Successive
 from summands.compressions.successive_picks import index_bits, pick_all
+from summands.forms import Form
 from summands.forms import Successive as SuccessiveForm
 from summands.forms.successive import RULES, first_threshold, next_threshold, refreshed
 from summands.report.tables import render
@@ -32,6 +36,7 @@ from summands.report.tables import render
 SIZE = 270_000
 DISTORTIONS = (0.99, 0.95, 0.90, 0.80, 0.50)
 SEEDS = (0, 1, 2, 3)
+DEAD_ZONES = (0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 @njit
@@ -107,6 +112,41 @@ def rates(mode: str, distortion: float) -> dict[str, Any]:
     }
 
 
+def rivals(distortion: float) -> dict[str, Any]:
+    """Bits a weight and share of nonzeros at this D, one seed."""
+    weight = laplace(SIZE, 0)
+
+    def fits(form: Form) -> bool:
+        return float((weight - form.dense()).abs().double().mean()) <= distortion
+
+    def bits(form: Form) -> float:
+        return 8 * len(encode_section([form]).payload) / SIZE
+
+    grids = []
+    for zone in DEAD_ZONES:
+        low, high = 0.05, 16.0
+        for _ in range(16):
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if fits(Grid(middle, dead_zone=zone).project(weight)) else (low, middle)
+        grids.append(Grid(low, dead_zone=zone).project(weight))
+    grid = min(grids, key=bits)
+    least, most = 0, SIZE
+    while least < most:
+        count = (least + most) // 2
+        least, most = (
+            (least, count) if fits(Prune(count=count, dtype="bfloat16").project(weight)) else (count + 1, most)
+        )
+    pruned = Prune(count=least, dtype="bfloat16").project(weight)
+    return {
+        "distortion": distortion,
+        "shannon_bits_per_weight": laplace_rate_l1(distortion, 1.0),
+        "grid_bits_per_weight": bits(grid),
+        "grid_nonzero": float((grid.levels != 0).double().mean()),
+        "prune_bits_per_weight": bits(pruned),
+        "prune_nonzero": least / SIZE,
+    }
+
+
 def speed(size: int, mode: str) -> dict[str, Any]:
     """CPU seconds to 99 % sparsity."""
     weight, compression = laplace(size, 0), Successive(sparsity=0.99, mode=mode)
@@ -163,6 +203,7 @@ def main() -> None:
     sizes = (SIZE,) if arguments.quick else (SIZE, 15_000_000)
     figures = {
         "rates": [rates(mode, d) for mode in RULES for d in DISTORTIONS],
+        "rivals": [rivals(d) for d in DISTORTIONS],
         "speed": [speed(size, mode) for size in sizes for mode in RULES],
         "speed_up": [speed_up(mode) for mode in RULES],
     }

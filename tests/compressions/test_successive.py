@@ -173,7 +173,7 @@ def test_what_is_wrong_is_refused():
         with pytest.raises(ValueError, match=message):
             form.replace_tensors({"events": events}).validate()
     payload = encode_section([form]).payload
-    with pytest.raises(ValueError, match="wrong state|after their end"):
+    with pytest.raises(ValueError, match=r"wrong state|after their end"):
         decode_section(payload + b"\1", [layout_of(form)])
     for arguments in (
         {},
