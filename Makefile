@@ -32,5 +32,8 @@ lint: $(VENV)/test
 format: $(VENV)/test
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+bench-%: $(VENV)/test  ## measure: results in benchmarks/results/, `make bench-lenet`, bench-csteps, bench-coding, bench-surp
+	$(BIN)/python -m benchmarks.$* $(ARGS)
+
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.record import write_result
 from summands.compressions import LowRank, Prune, Quantize
+from summands.report.tables import render
 
 SEED = 0
 
@@ -39,6 +41,26 @@ def main() -> None:
         figures["warm_sum"] = warm_sum(10**5 if quick else 10**6)
     if not quick:
         print("written:", write_result("csteps", figures, seed=SEED, threads=1).relative_to(Path.cwd()))
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A row a C step, its CPU seconds, and what it is measured against."""
+    out = Table("C step", "seconds", "against", box=None)
+    for row in figures["codebook_against_kmeans"]:
+        excess = row["kmeans_distortion"] / row["distortion"] - 1
+        against = f"KMeans(n_init=10): {row['times_faster']:.0f} times as long, distortion {excess:+.1e}"
+        out.add_row(f"codebook K={row['k']}, {row['size']:,} weights", f"{row['seconds']:.3f}", against)
+    large, pruning = figures["large_codebook"], figures["large_pruning"]
+    memory = f"{large['extra_bytes'] / 1e6:.0f} MB beside {large['weight_bytes'] / 1e6:.0f} MB of weights"
+    out.add_row(f"codebook K=16, {large['size']:,} weights", f"{large['seconds']:.2f}", memory)
+    out.add_row(f"pruning, {pruning['size']:,} weights", f"{pruning['seconds']:.2f}", "")
+    ranks, warm = figures["rank_selection"], figures["warm_sum"]
+    times = f"{ranks['times_of_one_eigendecomposition']:.2f} times one float64 eigendecomposition, off the optimum by "
+    times += f"{ranks['excess_over_optimum']:.0e}"
+    out.add_row(f"rank selection, {ranks['size']} x {ranks['size']}", f"{ranks['seconds']:.1f}", times)
+    against = f"from nothing {warm['cold_seconds']:.2f}"
+    out.add_row(f"Q + P, {warm['size']:,} weights, warm", f"{warm['warm_seconds']:.2f}", against)
+    return render(out)
 
 
 def against_kmeans(size: int, k: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.table import Table
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -40,6 +41,7 @@ from summands.compressions import (
     ScaledTernary,
     SoftThreshold,
 )
+from summands.report.tables import render
 
 MU = 1.0
 
@@ -104,6 +106,20 @@ def compare(weight: Tensor, ours: Compression, theirs: Callable[[], Any]) -> dic
     except Exception as error:  # what the toolkit does here is what is measured
         result["toolkit"] = f"fails: {type(error).__name__}: {error}"[:120]
     return result
+
+
+def table(figures: list[dict[str, Any]]) -> str:
+    """A row a C step: squared error and L1 norm of what each returns, and seconds."""
+    out = Table("C step", "ours: error", "seconds", "toolkit: error", "seconds", "|x|_1 ours", "toolkit", box=None)
+    for row in figures:
+        ours, theirs = row["ours"], row["toolkit"]
+        mine = (f"{ours['squared_error']:.6g}", f"{row['ours_seconds']:.4f}")
+        if isinstance(theirs, str):
+            out.add_row(row["c_step"], *mine, theirs.split(":")[0], "", f"{ours['l1_norm']:.1f}", "")
+            continue
+        other = (f"{theirs['squared_error']:.6g}", f"{row['toolkit_seconds']:.4f}")
+        out.add_row(row["c_step"], *mine, *other, f"{ours['l1_norm']:.1f}", f"{theirs['l1_norm']:.1f}")
+    return render(out)
 
 
 def _shown(row: dict[str, Any], who: str) -> str:

@@ -1,0 +1,34 @@
+"""The README: its examples run, and its figures are those of the result files."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failures, count = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert count >= 6 and not failures
+
+
+def test_tables_are_those_of_the_result_files() -> None:
+    from benchmarks.page import readme, results_page
+
+    assert (ROOT / "README.md").read_text() == readme(), "run `python -m benchmarks.page`"
+    assert (ROOT / "docs" / "results.md").read_text() == results_page(), "run `python -m benchmarks.page`"
+
+
+PAGES = sorted(p.relative_to(ROOT) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
