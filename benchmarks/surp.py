@@ -193,6 +193,17 @@ def speed_up(mode: str) -> dict[str, Any]:
     }
 
 
+def table(figures: dict[str, list[dict[str, Any]]]) -> str:
+    """A table for each kind of figure."""
+    tables = []
+    for name, rows in figures.items():
+        out = Table(*(heading.replace("_", " ") for heading in rows[0]), title=name, box=None)
+        for row in rows:
+            out.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        tables.append(render(out))
+    return "\n\n".join(tables)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the 15 million weights")
@@ -207,11 +218,7 @@ def main() -> None:
         "speed": [speed(size, mode) for size in sizes for mode in RULES],
         "speed_up": [speed_up(mode) for mode in RULES],
     }
-    for name, rows in figures.items():
-        table = Table(*rows[0], title=name)
-        for row in rows:
-            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-        print(render(table))
+    print(table(figures))
     write_result("surp", figures, seeds=SEEDS)
 
 
