@@ -179,6 +179,17 @@ def test_a_shared_codebook_stays_shared_through_finetuning() -> None:
     assert result.forms["0.weight"].values is result.forms["4.weight"].values
 
 
+def test_every_iterate_of_a_run_under_a_budget_fits(tmp_path) -> None:
+    plan = sm.Plan({"*.weight": "Prune('auto', dtype='float16')"}, ignore=["*.bias", "1.weight"])
+    options = {"plan": plan, "schedule": Schedule(steps=6, mu0=1e-2, growth=1.5, finetune=2)}
+    limit = 600
+    result = learn(budget=limit, **options)
+    sizes = [row.size_bytes for row in result.history if row.phase != "finetune"]
+    assert max(sizes) <= limit and min(sizes) > 0.9 * limit
+    assert result.save(tmp_path / "x.sums") <= limit
+    assert result.error < learn(budget=400, **options).error
+
+
 @pytest.mark.parametrize(
     "rule",
     ["ScaledBinary()", "Quantize(3, zero=True)", "Binary() + Prune(keep=0.2)", "Quantize(3, zero=True, per='task')"],

@@ -100,17 +100,17 @@ def test_a_larger_budget_never_has_a_higher_price(made: list[Choice], limits: li
         return
     low = allocate(tasks, weights, project, measure, small, price=1.0, slack=0.0)
     high = allocate(tasks, weights, project, measure, large, price=1.0, slack=0.0)
-    assert high.price <= low.price * (1 + 1e-6)
+    assert high.price <= low.price * (1 + 1e-3)
 
 
 def network() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     laplace = torch.distributions.Laplace(0.0, 1.0)
     make = lambda *shape: laplace.icdf(torch.rand(shape, generator=generator) * 0.999 + 0.0005)  # noqa: E731
-    return {"a.weight": make(60, 50), "b.weight": make(40, 30) * 3, "a.bias": make(60)}
+    return {"a.weight": make(120, 100), "b.weight": make(80, 60) * 3, "a.bias": make(60)}
 
 
-@pytest.mark.parametrize("budget", ["3 kB", "8x", "2 bits"])
+@pytest.mark.parametrize("budget", ["6 kB", "8x", "2 bits"])
 @pytest.mark.parametrize("rule", ["Prune('auto')", "LowRank('auto') + Prune('auto')"])
 def test_the_file_is_within_one_percent_below_the_budget(tmp_path, budget: str, rule: str) -> None:
     weights = network()

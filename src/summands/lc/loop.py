@@ -73,6 +73,9 @@ class Loop:
         return state.best, state.history, verdict
 
     def _start(self) -> State:
+        if self.inputs != ():
+            # A budget must count the statistics as they will be, not as an untrained layer's zeros and ones.
+            recompute_batch_norm(self.model, self.inputs)
         began = time.perf_counter()
         weights = self._weights()
         zeros = {name: torch.zeros_like(w) for name, w in weights.items()}

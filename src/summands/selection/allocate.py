@@ -25,6 +25,9 @@ Project = Callable[[float], Forms]
 Measure = Callable[[Mapping[str, Form]], int]
 """forms -> the length of the file that holds them and all that is fixed."""
 
+_TRIES = 60
+_CLOSE = 1e-4
+"""Two prices nearer than this share are one."""
 _SPAN = 1e15
 """Prices this far on either side of the natural one are as good as infinite and zero."""
 
@@ -82,10 +85,11 @@ def allocate(
     low, high = _bracket(at, limit, scale if price is None else price, scale)
     if low is None:
         return high
-    for _ in range(40):
-        if high.size_bytes >= (1 - slack) * limit or high.price <= low.price * (1 + 1e-9):
+    for i in range(_TRIES):
+        if high.size_bytes >= (1 - slack) * limit or high.price <= low.price * (1 + _CLOSE):
             break
-        middle = at(_between(low, high, limit))
+        # A straight line finds the limit fast where sizes are fine; halving is sure where they jump.
+        middle = at(_between(low, high, limit) if i % 2 == 0 else math.sqrt(low.price * high.price))
         low, high = (low, middle) if middle.size_bytes <= limit else (middle, high)
     return _filled(tasks, weights, low, high, measure, limit)
 
