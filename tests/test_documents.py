@@ -32,3 +32,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_every_compression_and_every_form_of_the_file_is_documented() -> None:
+    from summands.coding.kinds import KINDS
+    from summands.compressions import COMPRESSIONS
+
+    page = (ROOT / "docs" / "compressions.md").read_text()
+    assert not [c.__name__ for c in COMPRESSIONS if f"`{c.__name__}(" not in page]
+    table = (ROOT / "docs" / "format.md").read_text()
+    assert not [kind.tag for kind in KINDS if f"\n| {kind.tag} |" not in table]
