@@ -139,8 +139,8 @@ def _filled(
 ) -> Allocation:
     """`high` with single tasks exchanged for their forms in `low`, as long as the file fits."""
     best = high
-    fitting = measure_gain(tasks, weights, low.forms, high.forms, measure)
-    for _, task in sorted(fitting, key=lambda item: -item[0]):
+    gains = _gains(tasks, weights, low.forms, high.forms, measure)
+    for _, task in sorted(gains, key=lambda item: -item[0]):
         forms = {**best.forms, **{name: low.forms[name] for name in task.weights}}
         size = measure(forms)
         if size <= limit:
@@ -148,7 +148,7 @@ def _filled(
     return best
 
 
-def measure_gain(
+def _gains(
     tasks: Sequence[Task], weights: Mapping[str, Tensor], low: Forms, high: Forms, measure: Measure
 ) -> list[tuple[float, Task]]:
     """For every task that gains by its forms in `low`: squared error saved per byte of the file."""
