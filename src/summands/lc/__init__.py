@@ -3,20 +3,28 @@
 from .checkpoint import Checkpoint
 from .learner import Learner, Step
 from .loop import Loop
+from .moments import Moments
 from .passes import has_batch_norm, recompute_batch_norm
+from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit_layer, fit_task
 from .schedule import Schedule
 from .training import SGD, Penalty, Train, TrainingLearner
 
 __all__ = [
+    "QUADRATIC",
     "SGD",
     "Checkpoint",
+    "Fitted",
     "Learner",
     "Loop",
+    "Moments",
     "Penalty",
+    "QuadraticLearner",
     "Schedule",
     "Step",
     "Train",
     "TrainingLearner",
+    "fit_layer",
+    "fit_task",
     "has_batch_norm",
     "recompute_batch_norm",
 ]

@@ -1,0 +1,94 @@
+"""The layer-wise loop: its L step, its iterates, its inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from summands.compressions import LowRank, Prune, Quantize
+from summands.errors import ArgumentError, WeightError
+from summands.lc import Step
+from summands.lc.moments import Moments
+from summands.lc.quadratic import QuadraticLearner, fit_layer
+
+
+def layer(m: int, n: int, groups: int = 1, samples: int = 50, seed: int = 0) -> tuple[torch.Tensor, Moments]:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(groups * m, n, generator=generator)
+    mixing = torch.randn(groups, n, n, generator=generator)
+    x = torch.randn(groups, samples, n, generator=generator) @ mixing
+    return weight, Moments(x.mT @ x / samples, samples)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_l_step_is_stationary(groups: int) -> None:
+    weight, moments = layer(4, 5, groups)
+    learner = QuadraticLearner({"w": weight}, {"w": moments})
+    target = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    learner.step({"w": target}, Step(0, 1, 0.3, 0, 1))
+    metric = learner.metrics["w"]
+    w = learner.weights()["w"].clone().requires_grad_()
+    rows = w.reshape(groups, -1, 5)
+    loss = ((rows - learner.targets["w"]) @ metric.gram * (rows - learner.targets["w"])).sum() / 2
+    (loss + 0.3 * metric.mean / 2 * (w - target).square().sum()).backward()
+    assert w.grad is not None
+    assert float(w.grad.abs().max()) < 1e-9 * metric.mean
+
+
+def test_the_loop_is_better_than_the_plain_projection() -> None:
+    weight, moments = layer(16, 24)
+    compression = Quantize(2) + Prune(keep=0.05)
+    learner = QuadraticLearner({"w": weight}, {"w": moments})
+    plain = learner.error("w", compression.project(weight).dense())
+    fitted = fit_layer(weight, moments, compression)
+    assert fitted.error < 0.8 * plain
+    assert fitted.error == pytest.approx(learner.error("w", fitted.form.dense()))
+    assert compression.is_feasible({"w": fitted.form}, {"w": weight})
+
+
+def test_an_embedding_weighs_its_rows() -> None:
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    frequencies = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    learner = QuadraticLearner({"w": weight}, {"w": Moments(frequencies, 10)}, damping=0.0)
+    other = weight.clone()
+    other[0] += 1
+    assert learner.error("w", other) == pytest.approx(0.5 * 4)
+    assert fit_layer(weight, Moments(frequencies, 10), LowRank(2)).form.shape == weight.shape
+
+
+def test_without_damping_few_inputs_name_the_layer() -> None:
+    weight, moments = layer(4, 30, samples=5)
+    fitted = fit_layer(weight, moments, Quantize(2), name="conv1", damping=0.0)
+    assert "layer 'conv1': damping raised from 0 to" in fitted.note
+
+
+def test_inputs_of_zeros_leave_the_plain_projection() -> None:
+    weight, _ = layer(4, 5)
+    fitted = fit_layer(weight, Moments(torch.zeros(1, 5, 5), 3), Quantize(2))
+    assert torch.equal(fitted.form.dense(), Quantize(2).project(weight).dense())
+    assert "always zero" in fitted.note
+
+
+def test_drift_aims_at_the_original_outputs() -> None:
+    weight, _ = layer(4, 5)
+    x = torch.randn(100, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    xh = x + 0.3 * torch.randn(100, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    moments = Moments((xh.T @ xh / 100)[None], 100, cross=(x.T @ xh / 100)[None])
+    target = moments.target(weight, moments.metric(0.0))[0]
+    expected = torch.linalg.lstsq(xh, x @ weight.double().T).solution.T
+    assert torch.allclose(target, expected)
+
+
+@pytest.mark.parametrize(
+    ("weight", "moments", "error", "message"),
+    [
+        (torch.tensor([[1.0, torch.nan]]), Moments(torch.eye(2)[None], 1), WeightError, "finite.*layer 'fc'"),
+        (torch.ones(2, 2), Moments(torch.full((1, 2, 2), torch.nan), 1), ArgumentError, "moments.*finite.*layer 'fc'"),
+        (torch.ones(2, 3), Moments(torch.eye(2)[None], 1), ArgumentError, r"groups x 3 x 3.*\(1, 2, 2\)"),
+        (torch.ones(2, 2), Moments(torch.eye(2)[None], 0), ArgumentError, "at least 1 input, got 0"),
+        (torch.ones(2), Moments(torch.eye(2)[None], 1), WeightError, "two dimensions"),
+    ],
+)
+def test_what_does_not_fit_is_refused(weight, moments, error, message) -> None:
+    with pytest.raises(error, match=message):
+        fit_layer(weight, moments, Quantize(2), name="fc")
