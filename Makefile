@@ -17,6 +17,10 @@ $(VENV)/test: $(VENV)/demo
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	touch $@
 
+$(VENV)/bench: $(VENV)/test
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	touch $@
+
 demo: $(VENV)/demo  ## train, compress and save a real network, with a table and a picture
 	$(BIN)/summands demo -o demo
 
@@ -32,6 +36,7 @@ lint: $(VENV)/test
 format: $(VENV)/test
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
+bench-coding bench-pretrained: $(VENV)/bench  # networks and peers that come with packages of their own
 bench-%: $(VENV)/test  ## measure: results in benchmarks/results/, `make bench-lenet`, bench-csteps, bench-coding, bench-surp
 	$(BIN)/python -m benchmarks.$* $(ARGS)
 
