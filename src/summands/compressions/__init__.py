@@ -10,6 +10,7 @@ from .grid import Grid
 from .keep import Keep
 from .low_rank import LowRank
 from .prune import Prune, PrunePenalty
+from .prune_by import PruneBy
 from .prune_nm import PruneNM
 from .quantize import Quantize
 from .scaled_codebook import ScaledBinary, ScaledCodebook, ScaledTernary
@@ -30,6 +31,7 @@ __all__ = [
     "LowRank",
     "PowersOfTwo",
     "Prune",
+    "PruneBy",
     "PruneNM",
     "PrunePenalty",
     "Quantize",
@@ -54,6 +56,7 @@ COMPRESSIONS: tuple[type[Compression], ...] = (
     LowRank,
     PowersOfTwo,
     Prune,
+    PruneBy,
     PruneNM,
     PrunePenalty,
     Quantize,

@@ -1,7 +1,7 @@
-"""How many entries each weight keeps of a budget over all: the layerwise rules that pruning papers compare with.
+"""Which entries of several weights are kept, of a budget over all: the rules that pruning papers compare with.
 
+positions = kept_positions(weights, keep=0.05, rule="lamp")
 counts = keep_counts(weights, keep=0.05, rule="lamp")
-plan = {name: Prune(count=count) for name, count in counts.items()}
 """
 
 from __future__ import annotations
@@ -12,32 +12,56 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, must
+from ..forms import Successive as SuccessiveForm
 from .choose import largest
+from .successive import Successive
 
-Rule = Callable[[Sequence[Tensor], int], list[int]]
-"""(weights, total) -> for each weight how many of its entries are kept, in sum `total`."""
+Rule = Callable[[Sequence[Tensor], int], list[Tensor]]
+"""(weights, total) -> for each weight the positions that it keeps, increasing, in sum `total`."""
+Share = Callable[[Sequence[Tensor], int], list[int]]
+"""(weights, total) -> how many each weight keeps: its largest."""
 
 
-def keep_counts(weights: Mapping[str, Tensor], keep: float, rule: str = "lamp") -> dict[str, int]:
-    """For each weight how many entries it keeps, of the share `keep` of all; in each the largest should be kept.
+def kept_positions(weights: Mapping[str, Tensor], keep: float, rule: str = "lamp") -> dict[str, Tensor]:
+    """For each weight the flat positions of the entries that it keeps, increasing: the share `keep` of all entries.
+
+    Works in host memory, and the positions are there.
 
     Args:
         keep: in [0, 1].
         rule: "uniform" (the same share everywhere), "erk" (density proportional to the sum of the sizes over their
             product; Evci et al. 2020), "global" (one threshold on |w|), "lamp" (one threshold on w_u^2 over the sum of
             all squares no smaller; Lee et al. 2021), "lq" (proportional to d (1 - I) with the sparsity index I for
-            p = 1/2 and q = 1, which is (sum |w|^1/2)^2 / sum |w|; Diao et al. 2022).
+            p = 1/2 and q = 1, which is (sum |w|^1/2)^2 / sum |w|; Diao et al. 2022): these keep the largest entries
+            of each weight. "surp-paper" and "surp-authors" keep what `Successive` picks first (seed 0) in all weights
+            together, each normalised by its L1 or L2 norm; Isik et al. 2022. If there is too little to pick, the
+            largest of the others are added.
+
+    >>> import torch
+    >>> kept_positions({"a": torch.tensor([3.0, 0.1, -2.0]), "b": torch.tensor([1.0])}, 0.5, rule="global")
+    {'a': tensor([0, 2]), 'b': tensor([], dtype=torch.int64)}
+    """
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 <= keep <= 1:
+        raise ArgumentError(must("keep", "in [0, 1]", keep))
+    check_rule("kept_positions", rule)
+    total = round(keep * sum(w.numel() for w in weights.values()))
+    return dict(zip(weights, RULES[rule]([w.detach().cpu() for w in weights.values()], total), strict=True))
+
+
+def keep_counts(weights: Mapping[str, Tensor], keep: float, rule: str = "lamp") -> dict[str, int]:
+    """For each weight how many entries `kept_positions` keeps.
 
     >>> import torch
     >>> keep_counts({"a": torch.ones(30, 10), "b": torch.ones(10)}, 0.1, rule="erk")
     {'a': 25, 'b': 6}
     """
-    if not 0 <= keep <= 1:
-        raise ArgumentError(must("keep_counts(keep=...)", "in [0, 1]", keep))
+    return {name: positions.numel() for name, positions in kept_positions(weights, keep, rule).items()}
+
+
+def check_rule(owner: str, rule: str) -> None:
+    """ArgumentError unless `rule` is one of RULES."""
     if rule not in RULES:
-        raise ArgumentError(must("keep_counts(rule=...)", f"one of {', '.join(map(repr, RULES))}", rule))
-    total = round(keep * sum(w.numel() for w in weights.values()))
-    return dict(zip(weights, RULES[rule]([w.detach() for w in weights.values()], total), strict=True))
+        raise ArgumentError(must(f"{owner}(rule=...)", f"one of {', '.join(map(repr, RULES))}", rule))
 
 
 def _uniform(weights: Sequence[Tensor], total: int) -> list[int]:
@@ -69,15 +93,55 @@ def _lamp(weights: Sequence[Tensor], total: int) -> list[int]:
     return _by_threshold(scores, total)
 
 
-RULES: dict[str, Rule] = {"uniform": _uniform, "erk": _erk, "global": _global, "lamp": _lamp, "lq": _lq}
+def _largest(share: Share) -> Rule:
+    """The largest entries of each weight, as many as its share."""
+
+    def keep(weights: Sequence[Tensor], total: int) -> list[Tensor]:
+        return [largest(w.reshape(-1).abs(), k) for w, k in zip(weights, share(weights, total), strict=True)]
+
+    return keep
+
+
+def _picked(mode: str) -> Rule:
+    """The first entries that successive pruning picks in all weights together."""
+
+    def keep(weights: Sequence[Tensor], total: int) -> list[Tensor]:
+        size = sum(w.numel() for w in weights)
+        if not total:
+            return _largest(_uniform)(weights, 0)
+        present = {str(i): w for i, w in enumerate(weights) if w.numel()}
+        picks = Successive(1 - total / size, mode=mode, per="task")  # type: ignore[arg-type]
+        form = next(iter(picks.project_task(present).values()))
+        assert isinstance(form, SuccessiveForm)
+        magnitudes = torch.cat([w.reshape(-1).double().abs() for w in weights])
+        magnitudes[form.events[form.events != 0].abs().to(torch.int64) - 1] = torch.inf
+        return _cut(largest(magnitudes, total), weights)
+
+    return keep
+
+
+RULES: dict[str, Rule] = {
+    "uniform": _largest(_uniform),
+    "erk": _largest(_erk),
+    "global": _largest(_global),
+    "lamp": _largest(_lamp),
+    "lq": _largest(_lq),
+    "surp-paper": _picked("paper"),
+    "surp-authors": _picked("authors"),
+}
 
 
 def _by_threshold(scores: Sequence[Tensor], total: int) -> list[int]:
-    if not scores:
-        return []
-    kept = largest(torch.cat(list(scores)), total)
-    ends = torch.tensor([len(score) for score in scores], device=kept.device).cumsum(0)
-    return torch.diff(torch.searchsorted(kept, ends), prepend=ends.new_zeros(1)).tolist()
+    return [len(part) for part in _cut(largest(torch.cat(list(scores)), total), scores)] if scores else []
+
+
+def _cut(positions: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """Increasing positions in the vector that joins the weights, as positions in each."""
+    sizes = torch.tensor([w.numel() for w in weights])
+    ends = sizes.cumsum(0)
+    counts = torch.diff(torch.searchsorted(positions, ends), prepend=ends.new_zeros(1)).tolist()
+    starts = (ends - sizes).tolist()
+    return [part - start for part, start in zip(positions.split(counts), starts, strict=True)]
 
 
 def _proportional(shares: Sequence[float], weights: Sequence[Tensor], total: int) -> list[int]:
