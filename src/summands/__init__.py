@@ -1,10 +1,10 @@
 """summands: every weight of a trained network becomes a learned sum of compressed parts, in one small file."""
 
-from .api import compress, load, load_prefix
+from .api import compress, load, load_prefix, prune
 from .compressions import *  # noqa: F403 - the package list is the one list of compressions
 from .compressions import __all__ as _compressions
 from .errors import SummandsError
-from .lc import SGD, Schedule, Step
+from .lc import SGD, Pruning, Schedule, Step
 from .plan import Plan
 from .records import Verdict
 from .result import Result
@@ -12,5 +12,5 @@ from .selection import Budget
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["SGD", "Budget", "Plan", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress", "load"]
-__all__ += ["load_prefix", *_compressions]
+__all__ = ["SGD", "Budget", "Plan", "Pruning", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress"]
+__all__ += ["load", "load_prefix", "prune", *_compressions]

@@ -1,4 +1,4 @@
-"""`compress` and `load`: the library's door. cli.py is the other door to the same functions."""
+"""`compress`, `prune` and `load`: the library's door. cli.py is the other door to the same functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import container
 from .errors import ArgumentError, BudgetError, must
 from .forms import Dense, Form, relative_error
-from .lc import Checkpoint, Loop, Schedule, Train, TrainingLearner, has_batch_norm
+from .lc import Checkpoint, Loop, Pruning, Schedule, Train, TrainingLearner, has_batch_norm, run_levels
 from .lc.loop import Evaluate
 from .lc.passes import c_step, c_step_within
 from .network import load_into, state_tensors
@@ -97,6 +97,79 @@ def compress(
     )
     network, history, verdict = loop.run(resume=resume)
     return _result(network, matched, reference, history, verdict, limit, recipe)
+
+
+def prune(
+    model: nn.Module,
+    plan: Callable[[float], Plan],
+    pruning: Pruning,
+    *,
+    train: Train,
+    evaluate: Evaluate | None = None,
+    inputs: Iterable[Any] = (),
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    state: Callable[[], Any] | None = None,
+    load_state: Callable[[Any], None] | None = None,
+    report: Callable[[StepRecord], None] = lambda row: None,
+) -> list[Result]:
+    """Prunes a trained network in levels, retraining what is left after each: a result for every level.
+
+    Args:
+        model: a module, which is not changed.
+        plan: the share of zeros of a level -> which weights get what.
+        pruning: the levels, and how long to train at each.
+        train: your own training loop, as for `compress`; `penalty()` is 0 and `step.mu` too.
+        checkpoint: a folder for a file of each level, rewritten after every step; removed by nobody but you.
+        evaluate, inputs, seed, resume, state, load_state, report: as for `compress`. Of each level the best iterate on
+            `evaluate` is kept, and goes on to the next.
+
+    Raises:
+        As `compress`.
+
+    >>> import torch, summands as sm
+    >>> model = torch.nn.Linear(20, 10)
+    >>> data = torch.randn(64, 20), torch.randint(10, (64,))
+    >>> plan = lambda sparsity: sm.Plan({"weight": sm.PruneBy("lamp", keep=1 - sparsity)}, ignore=["bias"])
+    >>> results = sm.prune(model, plan, sm.Pruning((0.5, 0.8)), train=sm.SGD(data))
+    >>> [int(result.forms["weight"].dense().count_nonzero()) for result in results]
+    [100, 40]
+    """
+    if train is None:
+        raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
+    if not callable(plan):
+        raise ArgumentError(must("plan", "a function from the share of zeros to a Plan", plan))
+    plans = [plan(level) for level in pruning.levels]
+    matched = [own.match(model) for own in plans]
+    _check(model, train, inputs, None, None)
+    reference = state_tensors(model)
+    recipes = [
+        {**_recipe(own, None, pruning.schedule(k), seed), "levels": pruning.levels[: k + 1]}
+        for k, own in enumerate(plans)
+    ]
+    checkpoints: list[Checkpoint | None] = [None] * len(plans)
+    if checkpoint is not None:
+        paths = [Path(checkpoint) / f"level-{k:02}.checkpoint" for k in range(len(plans))]
+        checkpoints = [Checkpoint(p, recipe, state, load_state) for p, recipe in zip(paths, recipes, strict=True)]
+        for path in paths if not resume else ():
+            path.unlink(missing_ok=True)  # of an earlier run, which is not to be resumed either
+    own_model = copy.deepcopy(model)
+    loop = Loop(
+        model=own_model,
+        tasks=(),
+        learner=TrainingLearner(own_model, train),
+        schedule=pruning.schedule(0),
+        evaluate=evaluate,
+        inputs=inputs,
+        seed=seed,
+        report=report,
+    )
+    runs = run_levels(loop, pruning, [m.tasks for m in matched], checkpoints, resume=resume)
+    return [
+        _result(network, match, reference, history, verdict, None, recipe)
+        for match, recipe, (network, history, verdict) in zip(matched, recipes, runs, strict=True)
+    ]
 
 
 @overload

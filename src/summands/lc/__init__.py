@@ -5,6 +5,7 @@ from .learner import Learner, Step
 from .loop import Loop
 from .moments import Moments
 from .passes import has_batch_norm, recompute_batch_norm
+from .pruning import Pruning, run_levels
 from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit_layer, fit_task
 from .schedule import Schedule
 from .training import SGD, Penalty, Train, TrainingLearner
@@ -18,6 +19,7 @@ __all__ = [
     "Loop",
     "Moments",
     "Penalty",
+    "Pruning",
     "QuadraticLearner",
     "Schedule",
     "Step",
@@ -27,4 +29,5 @@ __all__ = [
     "fit_task",
     "has_batch_norm",
     "recompute_batch_norm",
+    "run_levels",
 ]

@@ -18,16 +18,18 @@ from ..forms import ElementwiseForm, Form
 
 
 class _FromForm(nn.Module):
-    """The dense weight as a function of the scaled continuous tensors of its form."""
+    """The dense weight as a function of the scaled continuous tensors of its form, in the memory format of `like`."""
 
-    def __init__(self, form: Form, scales: Mapping[str, Tensor]) -> None:
+    def __init__(self, form: Form, scales: Mapping[str, Tensor], like: Tensor) -> None:
         super().__init__()
         self.form, self.names = form, list(scales)
         self.scales = list(scales.values())
+        # By the strides: with one channel, `is_contiguous` holds of both formats, and the next layer follows this one.
+        self._format = torch.channels_last if _is_channels_last(like) else torch.contiguous_format
 
     def forward(self, *scaled: Tensor) -> Tensor:
         tensors = {name: t / scale for name, t, scale in zip(self.names, scaled, self.scales, strict=True)}
-        return self.form.replace_tensors(tensors).dense()
+        return self.form.replace_tensors(tensors).dense().clone(memory_format=self._format)
 
 
 class Continuous:
@@ -77,7 +79,7 @@ class Continuous:
         for name, module, attribute in places:
             form = self.forms[name]
             keys = {field: id(t) for field, t in form.continuous_tensors().items()}
-            function = _FromForm(form, {field: self.scales[key] for field, key in keys.items()})
+            function = _FromForm(form, {field: self.scales[key] for field, key in keys.items()}, kept[name])
             del module._parameters[attribute]
             module.register_parameter(attribute, nn.Parameter(form.dense().detach()))
             self._parametrize(module, attribute, function, [self.parameters[key] for key in keys.values()])
@@ -130,3 +132,9 @@ def _places(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
         owner, _, attribute = name.rpartition(".")
         places.append((first.setdefault(id(parameter), name), model.get_submodule(owner), attribute))
     return places
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    if weight.ndim != 4:
+        return False
+    return weight.stride() == torch.empty(weight.shape, device="meta", memory_format=torch.channels_last).stride()

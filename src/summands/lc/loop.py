@@ -45,6 +45,7 @@ class Loop:
     Args:
         inputs: batches of the model's input, to recompute BatchNorm statistics for the compressed weights.
         limit: the most bytes that the file may have.
+        before: steps of the runs that this one continues; they count in the seeds of its own.
         report: called with every new row of the history.
     """
 
@@ -56,6 +57,7 @@ class Loop:
     inputs: Iterable[Any] = ()
     limit: int | None = None
     seed: int = 0
+    before: int = 0
     checkpoint: Checkpoint | None = None
     report: Callable[[StepRecord], None] = lambda row: None
 
@@ -208,7 +210,7 @@ class Loop:
 
     def _step_seed(self, state: State) -> int:
         """A seed of its own for every step, fine-tuning after the loop's."""
-        number = state.index + (0 if state.phase == "lc" else 1 << 20)
+        number = self.before + state.index + (0 if state.phase == "lc" else 1 << 20)
         return (self.seed << 24) + number
 
     def _save(self, state: State) -> None:
