@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from summands import cli
+from summands import cli, load
 
 PLAN = """
 weights:
@@ -278,6 +278,29 @@ def test_a_task_file_is_compressed_by_learning_and_evaluated(tmp_path: Path, run
     assert json.loads(out)["error"] == pytest.approx(answer["error"], abs=1e-6)
     task.write_text(TASK.replace("EPOCHS", "2").replace("16", "17"))
     assert_refused(run("evaluate", out_file, task), "0.weight")
+
+
+def test_a_task_file_is_pruned_in_levels(tmp_path: Path, run) -> None:
+    task, folder = tmp_path / "task.py", tmp_path / "pruned"
+    task.write_text(TASK.replace("EPOCHS", "2"))
+    assert_refused(run("prune", task), "plan_at(sparsity)")
+    rule = 'sm.Plan({"*.weight": sm.PruneBy("lamp", keep=1 - sparsity)}, ignore=["*.bias"])'
+    task.write_text(TASK.replace("EPOCHS", "2") + f"\ndef plan_at(sparsity): return {rule}\n")
+    assert_refused(run("prune", task, "-o", folder), "there is no folder")
+    folder.mkdir()
+    assert_refused(run("prune", task, "-o", folder, "--levels", "0.5; 0.8"), "--levels")
+    code, out, err = run("prune", task, "-o", folder, "--levels", "0.5, 0.875", "--steps", 2, "--json")
+    rows = json.loads(out)
+    assert code == 0 and [row["level"] for row in rows] == [0.5, 0.875] and err.count("\n") == 6
+    assert sorted(path.name for path in folder.iterdir()) == ["50.sums", "87.5.sums"]
+    for row in rows:
+        tensors = load(folder / f"{100 * row['level']:g}.sums")
+        kept = sum(int(tensors[name].count_nonzero()) for name in ("0.weight", "3.weight"))
+        assert kept == round((1 - row["level"]) * 192)
+        code, out, _ = run("evaluate", row["output"], task, "--json")
+        assert json.loads(out)["error"] == pytest.approx(row["error"], abs=1e-6)
+    code, out, _ = run("prune", task, "-o", folder, "--levels", "0.5", "-q")
+    assert code == 0 and "50.sums  error=" in out and "ratio=" in out
 
 
 def test_a_bad_task_file_is_refused(tmp_path: Path, run) -> None:

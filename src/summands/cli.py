@@ -24,13 +24,14 @@ from torch import Tensor
 from . import __version__, container
 from .api import compress as compress_model
 from .api import load
+from .api import prune as prune_model
 from .errors import ArgumentError, FileError, MismatchError, SummandsError, must
 from .forms import relative_error
-from .lc import Schedule
+from .lc import Pruning, Schedule
 from .plan import Plan, default_plan
 from .records import DeclaredRecord
 from .report.progress import StepProgress
-from .report.tables import declared_table
+from .report.tables import declared_table, size_line
 from .result import Result
 from .taskfile import TaskFile, load_task
 
@@ -159,6 +160,69 @@ def _learn(
             load_state=task.load_state,
             report=progress,
         )
+
+
+@app.command()
+def prune(
+    source: Annotated[Path, typer.Argument(help="A task file .py with train(...) and plan_at(sparsity).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for a file of each level.")] = Path("pruned"),
+    levels: Annotated[str | None, typer.Option(help="Shares of zeros, increasing: '0.8, 0.9, 0.95'.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs in each L step.")] = None,
+    steps: Annotated[int | None, typer.Option(help="L steps at each level.")] = None,
+    finetune: Annotated[int | None, typer.Option(help="Further L steps at the last level.")] = None,
+    seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT/checkpoint if there is one.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a network in levels, retraining what is left after each: `pruned/80.sums` for the share 0.8, and so on.
+
+    The task file is that of `compress`; `plan_at(sparsity)` returns the plan for a share of zeros, such as
+    `sm.Plan({"*": sm.PruneBy("lamp", keep=1 - sparsity)})`, and `pruning = sm.Pruning(...)` the levels. Without either
+    levels, 20 % of what is left goes ten times.
+    """
+    task = load_task(source)
+    if task.train is None or task.plan_at is None:
+        raise ArgumentError(must(source.name, "a task file with train(...) and plan_at(sparsity)", "one without"))
+    options = {"levels": _shares(levels), "epochs": epochs, "steps": steps, "finetune": finetune}
+    given = {name: value for name, value in options.items() if value is not None}
+    pruning = replace(task.pruning or Pruning.of_what_is_left(), **given)  # type: ignore[arg-type]
+    check_writable(output / "x")
+    kept = output / "checkpoint"
+    with StepProgress(pruning.steps * len(pruning.levels) + pruning.finetune, quiet) as progress:
+        results = prune_model(
+            task.network(),
+            task.plan_at,
+            pruning,
+            train=task.train,
+            evaluate=task.evaluate,
+            inputs=task.inputs,
+            seed=seed,
+            checkpoint=kept,
+            resume=resume,
+            state=task.state,
+            load_state=task.load_state,
+            report=progress,
+        )
+    rows = []
+    for level, result in zip(pruning.levels, results, strict=True):
+        path = output / f"{100 * level:.6g}.sums"
+        rows.append({"level": level, "output": str(path), "file_bytes": result.save(path), **summary(result)})
+        if not as_json:
+            error = "" if result.error is None else f"  error={result.error:.6g}"
+            typer.echo(f"{path}{error}  {size_line(result.size_bytes, result.reference_bytes)}")
+    for path in kept.glob("level-*.checkpoint"):
+        path.unlink()
+    kept.rmdir()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+
+
+def _shares(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentError(must("--levels", "numbers with commas between them", text)) from None
 
 
 @app.command()

@@ -6,6 +6,8 @@ def evaluate(model): ...              its error on validation data, to be small
 inputs = [...]                        batches of the model's input, for BatchNorm statistics
 plan = sm.Plan({...})                 unless --plan is given
 schedule = sm.Schedule(...)           unless options are given
+def plan_at(sparsity): ...            the plan for a share of zeros, for `summands prune`
+pruning = sm.Pruning(...)             its levels, unless options are given
 def state(): ...    def load_state(value): ...    what `train` keeps between steps, if anything
 """
 
@@ -21,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from .errors import ArgumentError, FileError, MismatchError, must
-from .lc import Schedule
+from .lc import Pruning, Schedule
 from .plan import Plan
 
 
@@ -35,6 +37,8 @@ class TaskFile:
     inputs: Iterable[Any] = ()
     plan: Plan | None = None
     schedule: Schedule | None = None
+    plan_at: Callable[[float], Plan] | None = None
+    pruning: Pruning | None = None
     state: Callable[[], Any] | None = None
     load_state: Callable[[Any], None] | None = None
 
@@ -66,12 +70,12 @@ def load_task(path: Path) -> TaskFile:
     found = {name: getattr(module, name) for name in names if hasattr(module, name)}
     if "model" not in found:
         raise ArgumentError(must(f"{path.name}", "a file that defines model()", "no such name"))
-    for name in ("model", "train", "evaluate", "state", "load_state"):
+    for name in ("model", "train", "evaluate", "plan_at", "state", "load_state"):
         if name in found and not callable(found[name]):
             raise ArgumentError(must(f"{name} in {path.name}", "a function", found[name]))
     if callable(found.get("inputs")):
         found["inputs"] = found["inputs"]()
-    for name, kind in (("plan", Plan), ("schedule", Schedule)):
+    for name, kind in (("plan", Plan), ("schedule", Schedule), ("pruning", Pruning)):
         if name in found and not isinstance(found[name], kind):
             raise MismatchError(must(f"{name} in {path.name}", f"a summands.{kind.__name__}", found[name]))
     return TaskFile(**found)
