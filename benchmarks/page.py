@@ -10,6 +10,7 @@ from benchmarks.record import RESULTS, read_result
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"(<!-- lenet -->\n```\n).*?(```\n<!-- /lenet -->)", re.DOTALL)
+_PRUNING = re.compile(r"(<!-- pruning -->\n).*?(<!-- /pruning -->)", re.DOTALL)
 
 
 def results_page() -> str:
@@ -33,7 +34,17 @@ def readme() -> str:
     return _BLOCK.sub(lambda block: f"{block[1]}{rows}\n{block[2]}", (ROOT / "README.md").read_text())
 
 
+def pruning_page() -> str:
+    """The page on pruning with its figures on real networks as the result file has them."""
+    from benchmarks.pruning import summary
+
+    text = summary(read_result("pruning")["figures"])
+    return _PRUNING.sub(lambda block: f"{block[1]}{text}\n{block[2]}", (ROOT / "docs" / "pruning.md").read_text())
+
+
 def main() -> None:
+    if (RESULTS / "pruning.json").is_file():
+        (ROOT / "docs" / "pruning.md").write_text(pruning_page())
     (ROOT / "docs" / "results.md").write_text(results_page())
     (ROOT / "README.md").write_text(readme())
 

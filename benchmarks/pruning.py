@@ -206,26 +206,59 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _table(kind: str, name: str, rows: list[dict[str, Any]]) -> str:
     levels = sorted({row["level"] for row in rows})
     seeds = {row["seed"] for row in rows}
-    before = statistics.mean({row["seed"]: row["reference_error"] for row in rows}.values())
+    before = _mean(rows, "reference_error")
     out = Table(f"{kind}, {name}: {before:.2f} %", box=None, pad_edge=False)
+    out.columns[0].no_wrap = True
     for level in levels:
         out.add_column(f"{100 * level:g} %", justify="right")
     for way in dict.fromkeys(row["way"] for row in rows):
         own = [_of(rows, way=way, level=level) for level in levels]
         counts = f" ({len({r['seed'] for rs in own for r in rs})} of {len(seeds)} seeds)" if len(seeds) > 1 else ""
         out.add_row(way + counts, *(_cell(each) for each in own))
-    return render(out)
+    return render(out, width=200)
 
 
 def _cell(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    size = statistics.mean(row["file_bytes"] for row in rows) / 1000
-    return f"{statistics.mean(row['error'] for row in rows):.2f} {size:.1f}k"
+    return f"{_mean(rows, 'error'):.2f} {_mean(rows, 'file_bytes') / 1000:.1f}k"
 
 
 def _of(rows: list[dict[str, Any]], **fixed: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in fixed.items())]
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """For the docs: the picture, and the smallest file of each way whose error is within a point of the reference's."""
+    ways = [way for way in WAYS if _of(rows, way=way)]
+    lines = [
+        "![Error against bytes and against sparsity](pruning.svg)",
+        "",
+        "kB of the smallest file measured whose error is at most one percentage point above the reference's, and its",
+        'share of zeros (means over the seeds; "-": even the least pruned one loses more):',
+    ]
+    lines += ["", f"| network | reference | {' | '.join(ways)} |", f"|---|---|{'---|' * len(ways)}"]
+    for kind, name in dict.fromkeys((row["kind"], row["network"]) for row in rows):
+        own = _of(rows, kind=kind, network=name)
+        before = _mean(own, "reference_error")
+        cells = [_smallest(_of(own, way=way), before + 1) for way in ways]
+        lines.append(f"| {name}, {kind} | {before:.2f} % | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _smallest(rows: list[dict[str, Any]], limit: float) -> str:
+    if not rows:
+        return ""
+    levels = [_of(rows, level=level) for level in sorted({row["level"] for row in rows})]
+    fitting = [own for own in levels if _mean(own, "error") <= limit]
+    if not fitting:
+        return "-"
+    best = min(fitting, key=lambda own: _mean(own, "file_bytes"))
+    return f"{_mean(best, 'file_bytes') / 1000:.1f} ({100 * best[0]['level']:g} %)"
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return statistics.mean(row[key] for row in rows)
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
@@ -233,26 +266,27 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "summands"
+    matplotlib.rcParams.update({"svg.hashsalt": "summands", "svg.fonttype": "none"})
     import matplotlib.pyplot as plt
 
     kinds = list(dict.fromkeys((row["kind"], row["network"]) for row in rows))
     figure, grid = plt.subplots(len(kinds), 2, figsize=(11, 3.3 * len(kinds)), layout="constrained", squeeze=False)
     for (kind, name), pair in zip(kinds, grid, strict=True):
-        own = _of(rows, kind=kind, network=name)
-        for place, axes in zip(("file_bytes", "sparsity"), pair, strict=True):
+        own = [{**row, "kept": 1 - row["sparsity"]} for row in _of(rows, kind=kind, network=name)]
+        for place, axes in zip(("file_bytes", "kept"), pair, strict=True):
             for i, way in enumerate(WAYS):
                 points = [_of(own, way=way, level=level) for level in sorted({row["level"] for row in own})]
-                means = [[statistics.mean(r[key] for r in p) for p in points if p] for key in (place, "error")]
+                means = [[_mean(p, key) for p in points if p] for key in (place, "error")]
                 style = "--" if way in CODED else "-"
                 colour = f"C{i if way in RULES else RULES.index(way.removeprefix('coded '))}"
                 axes.plot(*means, style, color=colour, marker="o", ms=3, lw=1.2, label=way)
             axes.axhline(own[0]["reference_error"], color="black", lw=0.8)
             axes.set(title=f"{name}, {kind}", ylabel="error, %", yscale="symlog", ylim=(0, 100))
-            if place == "sparsity":
-                axes.set_xscale("logit")
-            axes.set(xlabel="bytes of the file" if place == "file_bytes" else "share of zeros")
-        pair[0].set_xscale("log")
+            axes.set(xlabel="bytes of the file" if place == "file_bytes" else "zeros, %", xscale="log")
+        shown = sorted({row["level"] for row in own})
+        pair[1].invert_xaxis()
+        pair[1].set_xticks([1 - level for level in shown], [f"{100 * level:g}" for level in shown], fontsize=7)
+        pair[1].minorticks_off()
     grid[0][1].legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
