@@ -18,6 +18,7 @@ from .codebook_fit import (
     optimal_values_and_zero,
 )
 from .compression import Compression, Terms
+from .entropy_fit import priced_form
 from .partition import Points, points_of
 from .scope import AXES, check_scope, slices
 from .stored import check_stored, stored_dtype
@@ -33,9 +34,10 @@ class Quantize(Compression):
     host memory once and only the codebook comes back. With an importance it solves the weighted problem, as exactly.
 
     Args:
-        k: how many values, at least 1. With k at least the number of distinct entries the form is exact. "auto" takes
-            the k that minimises error + price * estimated bits, among the three most promising for the entropy of
-            the codes.
+        k: how many values, at least 1. With k at least the number of distinct entries the form is exact. "auto" frees
+            the choice of codes too: error + price * (entropy of the codes + bits of the values) is least over all
+            numbers of values and all cuts (entropy_fit.py), which makes a dead zone where that pays. By "row" or
+            "channel" it is the best of the three most promising k.
         per: one codebook for each "weight", "row" or "channel", or for all weights of the "task".
         dtype: in which the values are stored, see `Keep`.
         zero: one of the k values is 0. As exact: the entries at 0 are one run of the sorted ones.
@@ -77,9 +79,17 @@ class Quantize(Compression):
             return self._fit(weight, points, terms.importance, int(self.k))
         if terms.price is None:
             raise ArgumentError('Quantize("auto") must get a price; set a budget, or a number for k')
-        bits = 8 * stored_dtype(self.dtype, weight.dtype).itemsize
-        counts = likely_counts(points, terms.price, bits)
-        forms: list[Form] = [self._fit(weight, points, terms.importance, k) for k in counts]
+        forms: list[Form] = []
+        if self.per in AXES:  # one number of values for all codebooks
+            bits = 8 * stored_dtype(self.dtype, weight.dtype).itemsize
+            counts = likely_counts(points, terms.price, bits)
+            forms += [self._fit(weight, points, terms.importance, k) for k in counts]
+        else:
+            least = self._least_zeros(weight.numel(), points[0]) if self.zero else None
+            form = priced_form(weight, points[0], terms.importance, terms.price, self.dtype, least)
+            forms.append(self._pruned(weight, form, terms.importance))
+        if len(forms) == 1 and terms.previous is None:
+            return forms[0]
         if terms.previous is not None and self.is_feasible({"weight": terms.previous}, {"weight": weight}):
             forms.append(terms.previous)
         return min(forms, key=lambda f: self.objective(weight, f, price=terms.price, importance=terms.importance))
@@ -88,15 +98,21 @@ class Quantize(Compression):
         size = weight.numel() // max(len(points), 1)
         codebooks = []
         for each in points:
-            ignored = size - each.count[-1]
-            zeros = max(0, size - self._limit(size) - ignored)
-            solved = optimal_values_and_zero(each, k, zeros) if self.zero else optimal_values(each, k)
-            codebooks.append(solved)
-        form = nearest_form(weight, codebooks, self.per, self.dtype)
-        return form if self.keep is None else self._pruned(weight, form, importance)
+            if self.zero:
+                codebooks.append(optimal_values_and_zero(each, k, self._least_zeros(size, each)))
+            else:
+                codebooks.append(optimal_values(each, k))
+        return self._pruned(weight, nearest_form(weight, codebooks, self.per, self.dtype), importance)
+
+    def _least_zeros(self, size: int, points: Points) -> float:
+        """The fewest points that must stand at 0, entries without importance being as good as there."""
+        ignored = size - points.count[-1]
+        return max(0, size - self._limit(size) - ignored)
 
     def _pruned(self, weight: Tensor, form: Codebook, importance: Tensor | None) -> Codebook:
         """At most the share `keep` of each vector stays: the entries that lose most by going to 0."""
+        if self.keep is None:
+            return form
         gain = weight.to(torch.float64) ** 2 - (weight.to(torch.float64) - form.dense()) ** 2
         gains = slices(gain if importance is None else gain * importance, self.per)
         kept = torch.zeros_like(gains, dtype=torch.bool)
