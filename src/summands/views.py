@@ -173,6 +173,27 @@ IN = Axes("in", (2, 3, 4, 5), (1,))
 NAMED_VIEWS: dict[str, View] = {str(v): v for v in (OUT, KERNEL, SPATIAL, IN)}
 
 
+def every_view(shape: Sequence[int]) -> list[View]:
+    """Every named view of a tensor of this shape, and every reshape near a square: candidates for a low rank.
+
+    A rank of a rows x columns view costs rows + columns numbers, least for a square. So reshapes count whose rank costs
+    at most four times the least one, and not those that refill a named view or are another's transpose.
+
+    >>> [str(view) for view in every_view((6, 4))]
+    ['out', 'reshape(2)', 'reshape(3)', 'reshape(4)', 'reshape(8)', 'reshape(12)']
+    """
+    named = [view for view in NAMED_VIEWS.values() if isinstance(view, Axes) and len(shape) in view.ndims]
+    named = named[:1] if len(shape) < 3 else named  # the columns of a matrix are its transpose's rows
+    size = math.prod(shape)
+    low = [n for n in range(1, math.isqrt(size) + 1) if size % n == 0]
+    rows = sorted({*low, *(size // n for n in low)})
+    least = min((n + size // n for n in rows), default=0)
+    # In memory order the rows of "out" and "spatial" are the first axes.
+    taken = {view.matrix_shape(shape)[0] for view in named if view in (OUT, SPATIAL)}
+    near = [n for n in rows if min(n, size // n) > 1 and n + size // n <= 4 * least and n not in taken]
+    return [*named, *map(Reshape, near)]
+
+
 def parse_view(text: str | View) -> View:
     """The view that a text names: "out", "kernel", "spatial", "in" or "reshape(ROWS)".
 

@@ -2,7 +2,7 @@
 
 All of the table are a codebook and a few free entries. Given the codebook, the best free entries are the pruning of
 what the nearest values leave; so each solver only finds the codebook that is best when the worst entries need not fit.
-Sums of codebooks have a solution near the optimum (planes.py).
+Sums of codebooks (planes.py) and of low-rank terms (reshaped.py) have a solution near the optimum.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from . import scope
 from .codebook_fit import fitted_form
 from .compression import Compression, Terms
 from .fixed_codebook import Binary, FixedCodebook, GivenCodebook, PowersOfTwo, Ternary
+from .low_rank import LowRank
 from .outliers import counted_values, is_countable, priced_values
 from .penalty import penalty_over_mu
 from .planes import fitted_planes
 from .prune import Prune, PrunePenalty
 from .quantize import Quantize
+from .reshaped import pursued
 from .scaled_codebook import ScaledBinary
 
 Weights = Mapping[str, Tensor]
@@ -40,11 +42,16 @@ class Joint:
     optimal: bool
 
 
-def solve_jointly(terms: Sequence[Compression], weights: Weights, *, mu: float | None, near: bool) -> Joint | None:
+def solve_jointly(
+    terms: Sequence[Compression], weights: Weights, *, mu: float | None, price: float | None, near: bool
+) -> Joint | None:
     """The joint solution of these terms; None where none is known, or only one `near` the optimum and unwanted."""
     if near and all(isinstance(term, Quantize) for term in terms):
         planes = fitted_planes(cast(Sequence[Quantize], terms), weights)
         return None if planes is None else Joint(planes, optimal=False)
+    if near and all(isinstance(term, LowRank) for term in terms):
+        low_rank = pursued(cast(Sequence[LowRank], terms), weights, mu, price)
+        return None if low_rank is None else Joint(low_rank, optimal=False)
     if len(terms) != 2:
         return None
     for quantiser, pruner in (terms, terms[::-1]):
