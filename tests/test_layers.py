@@ -13,7 +13,7 @@ ROOT = Path(summands.__file__).parent
 
 _LOADING = {"errors", "views", "forms", "coding"}
 _COMPRESSING = _LOADING | {"compressions", "domain", "plan"}
-_RUNNING = _COMPRESSING | {"container", "network", "records", "selection", "report", "result"}
+_RUNNING = _COMPRESSING | {"container", "network", "records", "selection", "report", "result", "runs"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
@@ -22,13 +22,14 @@ ALLOWED: dict[str, set[str]] = {
     "coding": {"errors", "views", "forms"},
     "container": _LOADING,
     "network": {"errors", "forms"},
+    "runs": {"errors", "forms", "network"},
     "modules": {"errors", "views", "forms"},
     "compressions": _LOADING,
     "domain": {"errors"},
     "plan": _LOADING | {"compressions", "domain"},
-    "selection": _COMPRESSING | {"container", "network"},
+    "selection": _COMPRESSING | {"container", "network", "runs"},
     "report": {"errors", "records"},
-    "result": _LOADING | {"container", "network", "records", "report", "modules"},
+    "result": _LOADING | {"container", "network", "records", "report", "modules", "runs"},
     "lc": _RUNNING,
     "zoo": {"errors"},
     "api": _RUNNING | {"lc"},

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import summands as sm
 from summands.compressions import LowRank, Prune, Quantize, Tucker
 from summands.errors import MismatchError
 from summands.forms import LowRank as LowRankForm
@@ -169,3 +170,82 @@ def test_a_mismatch_is_an_error():
         as_module(form, nn.Linear(3, 4))
     with pytest.raises(MismatchError, match="weight"):
         as_module(form, nn.ReLU())
+
+
+def network():
+    """Convolutions, BatchNorm, a layer at work in two places, a weight that two modules own."""
+    torch.manual_seed(0)
+    twice = nn.Linear(40, 40)
+    tied = nn.Embedding(40, 40)
+    head = nn.Linear(40, 40, bias=False)
+    head.weight = tied.weight
+    return nn.ModuleDict(
+        {
+            "conv": nn.Sequential(nn.Conv2d(3, 24, 5, stride=2, padding="valid"), nn.BatchNorm2d(24), nn.ReLU()),
+            "down": nn.Conv2d(24, 40, 3, padding=1, groups=2),
+            "first": twice,
+            "second": twice,
+            "tied": tied,
+            "head": head,
+            "small": nn.Linear(40, 2),
+        }
+    )
+
+
+class Whole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = network()
+
+    def forward(self, x):
+        p = self.parts
+        maps = p["down"](p["conv"](x)).relu().mean((-1, -2))
+        mixed = p["head"](p["second"](p["first"](maps).relu()).relu()) + p["tied"](torch.arange(len(x)))
+        return p["small"](mixed)
+
+
+RULES = {
+    "*.conv.0.weight": "LowRank(3, view='kernel')",
+    "*.down.weight": "LowRank(2, view='out') + LowRank(1, view='spatial')",
+    "*.first.weight": "LowRank(3) + LowRank(2, view='reshape(20)')",
+    "*.tied.weight": "LowRank(2)",
+    "*.small.weight": "LowRank(1)",
+}
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_a_whole_network_in_factors_computes_what_its_dense_weights_do(sized):
+    model = Whole().train()
+    x = torch.randn(3, 3, 20, 20)
+    model(x)  # moves BatchNorm's statistics
+    before = copy.deepcopy(model.state_dict())
+    result = sm.compress(model, sm.Plan(RULES, ignore=["*.bias", "*.conv.1.*"]))
+    factored = result.to_modules(model.eval(), [x] if sized else ())
+    dense = result.apply_(copy.deepcopy(model))
+    assert torch.allclose(factored(x), dense(x), atol=1e-5)
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in before.items())
+    parts = factored.parts
+    assert type(parts["conv"][0]) is nn.Sequential and isinstance(parts["down"], Parallel)
+    assert parts["first"] is parts["second"] and isinstance(parts["first"], Parallel)
+    assert parts["head"].weight is parts["tied"].weight
+    assert type(parts["small"]) is nn.Sequential  # one rank of 2 x 40 takes 42 multiply-adds of 80
+    assert torch.equal(parts["conv"][1].running_mean, model.parts["conv"][1].running_mean)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        factored(x[:1])
+    with FlopCounterMode(display=False) as whole, torch.no_grad():
+        dense(x[:1])
+    assert counted.get_total_flops() < 0.5 * whole.get_total_flops()
+
+
+def test_a_layer_whose_factors_do_not_pay_stays_dense():
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    plan = sm.Plan({"0.weight": "LowRank(5)", "1.weight": "LowRank(4)"}, ignore=["*.bias"])
+    factored = sm.compress(model, plan).to_modules(model)
+    assert [type(layer) for layer in factored] == [nn.Linear, nn.Sequential]
+
+
+def test_a_model_that_is_one_layer_is_replaced_itself():
+    layer = nn.Linear(20, 30)
+    result = sm.compress(layer, sm.Plan({"weight": "LowRank(2)"}, ignore=["bias"]))
+    x = torch.randn(4, 20)
+    assert torch.allclose(result.to_modules(layer)(x), result.apply_(layer)(x), atol=1e-6)

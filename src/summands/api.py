@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -14,14 +15,26 @@ from torch import Tensor, nn
 from . import container
 from .errors import ArgumentError, BudgetError, must
 from .forms import Dense, Form, relative_error
-from .lc import Checkpoint, Loop, Pruning, Schedule, Train, TrainingLearner, has_batch_norm, run_levels
-from .lc.loop import Evaluate
+from .lc import (
+    Checkpoint,
+    Evaluate,
+    Loop,
+    Pruning,
+    Schedule,
+    Train,
+    TrainingLearner,
+    error_of,
+    has_batch_norm,
+    run_levels,
+    smallest_within,
+)
 from .lc.passes import c_step, c_step_within
 from .network import load_into, state_tensors
 from .plan import Matched, Plan
 from .records import StepRecord, Verdict
 from .result import Result
-from .selection import Budget, is_free
+from .runs import recorded_runs
+from .selection import Budget, Limit, flops_limit, is_free, priced_by_flops
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,24 +54,32 @@ def compress(
     state: Callable[[], Any] | None = None,
     load_state: Callable[[Any], None] | None = None,
     report: Callable[[StepRecord], None] = lambda row: None,
+    importance: Mapping[str, Tensor | float] | None = None,
+    drop_runs: int = 4,
 ) -> Result:
     """Compresses a trained network: directly, or by Learning-Compression when `train` is given.
 
     Args:
         model: a module, which is not changed; or the tensors of a checkpoint by name (direct compression only).
         plan: which weights get what.
-        budget: the most that the file may take: bytes, or "60 kB", "20x", "2.5 bits" (a weight). It decides every
-            hyperparameter that the plan leaves "auto", all by one price for a bit.
+        budget: the most that the file may take: bytes, or "60 kB", "20x", "2.5 bits" (a weight); or that running the
+            network in factors may, "10 MFLOPs"; or "0.005 drop", the smallest file whose error by `evaluate` is at most
+            so much above the network's own. It decides every hyperparameter that the plan leaves "auto", and every
+            choice among candidates, all by one price (docs/choosing.md).
         train: your own training loop `train(model, penalty, step)`: it adds `penalty()` to its loss and trains for
             `step.epochs`, with a learning rate of at most `step.max_lr`. `SGD(data)` is a ready-made one.
         evaluate: the error of a model on validation data, to be small; decides which iterate is kept.
-        inputs: batches of the model's input for BatchNorm statistics; needed if the model has BatchNorm and is trained.
+        inputs: batches of the model's input for BatchNorm statistics; needed if the model has BatchNorm and is trained,
+            and for a budget of FLOPs.
         schedule: how mu grows, and how long to train.
         seed: all randomness derives from it.
         checkpoint: a file that is rewritten after every step.
         resume: go on from that file if it exists; the bytes are those of an uninterrupted run.
         state, load_state: save and restore what your `train` keeps between steps, if it keeps anything.
         report: called with a record after every step.
+        importance: for direct compression, how much the squared errors of a weight matter: a number, or one for each
+            entry (`sensitivity`). Weights left out count 1.
+        drop_runs: with a budget of "... drop" and `train`, the most trained runs.
 
     Raises:
         PlanError: the plan does not fit the model. BudgetError: the budget cannot be met, or nothing is "auto".
@@ -73,29 +94,56 @@ def compress(
     """
     matched = plan.match(model)
     reference = state_tensors(model) if isinstance(model, nn.Module) else dict(model)
-    limit = _limit(budget, matched, reference)
+    wanted = None if budget is None else Budget.of(budget)
+    weighting = _importance(importance, matched, reference, train)
     if not isinstance(model, nn.Module):
-        if train is not None or evaluate is not None:
-            raise ArgumentError(must("model", "a module when `train` or `evaluate` is given", "tensors"))
-        return _direct(reference, matched, limit, _recipe(plan, limit, None, 0))
+        for name, given in (("train", train), ("evaluate", evaluate), ("budget", wanted and wanted.needs_model)):
+            if given:
+                raise ArgumentError(must("model", f"a module for this `{name}`", "tensors"))
+        limit = _limit(wanted, matched, reference)
+        return _direct(reference, matched, limit, weighting, _recipe(plan, limit, None, 0))
     _check(model, train, inputs, schedule, checkpoint)
+    if wanted is not None and wanted.flops is not None:
+        runs = recorded_runs(copy.deepcopy(model), inputs)
+        matched = replace(matched, tasks=tuple(priced_by_flops(matched.tasks, runs)))
+        limit = _limited(flops_limit(wanted.flops, runs), matched, reference)
+    else:
+        limit = _limit(wanted, matched, reference)
     schedule = schedule or Schedule()
-    recipe = _recipe(plan, limit, schedule if train else None, seed)
-    kept = Checkpoint(Path(checkpoint), recipe, state, load_state) if checkpoint is not None else None
-    own = copy.deepcopy(model)
-    loop = Loop(
-        model=own,
-        tasks=matched.tasks,
-        learner=TrainingLearner(own, train) if train is not None else None,
-        schedule=schedule,
-        evaluate=evaluate,
-        inputs=inputs,
-        limit=limit,
-        seed=seed,
-        checkpoint=kept,
-        report=report,
-    )
-    network, history, verdict = loop.run(resume=resume)
+    recipe = _recipe(plan, limit, schedule if train else None, seed, None if wanted is None else wanted.max_drop)
+
+    def loop(price: float | None, within: Limit | None) -> Loop:
+        own = copy.deepcopy(model)
+        path = None if checkpoint is None or price is not None else Path(checkpoint)
+        if path is not None and limit is None and within is not None:  # one of several runs
+            path = path.with_name(f"{path.name}.{within.most}")
+        return Loop(
+            model=own,
+            tasks=matched.tasks,
+            learner=TrainingLearner(own, train) if train is not None and price is None else None,
+            schedule=schedule,
+            evaluate=evaluate,
+            inputs=inputs,
+            limit=within,
+            price=price,
+            importance=weighting,
+            seed=seed,
+            checkpoint=None if path is None else Checkpoint(path, recipe, state, load_state),
+            report=report,
+        )
+
+    if wanted is not None and wanted.max_drop is not None:
+        if evaluate is None:
+            raise BudgetError(must("evaluate", "given for a budget of max_drop", None))
+        _check_free(matched, reference, f"the budget is {wanted}", Limit(0))
+        before = error_of(evaluate, copy.deepcopy(model), "reference")
+        price = sum(float(reference[n].double().square().sum()) for t in matched.tasks for n in t.weights)
+        price = price / (8 * _bytes(reference)) or 1.0
+        tries = 0 if train is None else drop_runs
+        found = smallest_within(loop, before + wanted.max_drop, price, runs=tries, resume=resume)
+        recipe = {**recipe, "reference_error": before, "tried": found.tried}
+        return _result(found.network, matched, reference, found.history, found.verdict, None, recipe)
+    network, history, verdict = loop(None, limit).run(resume=resume)
     return _result(network, matched, reference, history, verdict, limit, recipe)
 
 
@@ -215,29 +263,61 @@ def _put(forms: Mapping[str, Form], into: Model | None) -> Model | dict[str, Ten
     return into
 
 
-def _direct(tensors: Mapping[str, Tensor], matched: Matched, limit: int | None, recipe: Mapping[str, Any]) -> Result:
-    network: dict[str, Form] = {n: Dense(shape=t.shape, dtype=t.dtype, values=t) for n, t in tensors.items()}
+def _direct(
+    tensors: Mapping[str, Tensor],
+    matched: Matched,
+    limit: Limit | None,
+    importance: Mapping[str, Tensor] | None,
+    recipe: Mapping[str, Any],
+) -> Result:
+    network = _dense(tensors)
     if limit is None:
-        network |= c_step(matched.tasks, tensors)
+        network |= c_step(matched.tasks, tensors, importance=importance)
     else:
-        network |= c_step_within(limit, matched.tasks, tensors, network).forms
+        network |= c_step_within(limit, matched.tasks, tensors, network, importance=importance).forms
     return _result(network, matched, tensors, [], Verdict.DIRECT, limit, recipe)
 
 
-def _limit(budget: Budget | int | str | None, matched: Matched, reference: Mapping[str, Tensor]) -> int | None:
-    """The most bytes of the file."""
-    if budget is None:
+def _limit(budget: Budget | None, matched: Matched, reference: Mapping[str, Tensor]) -> Limit | None:
+    """The most bytes of the file, where that is what the budget says."""
+    if budget is None or budget.max_drop is not None:
         return None
     entries = sum(t.numel() for t in reference.values())
-    limit = Budget.of(budget).limit(_bytes(reference), entries)
-    if not is_free(matched.tasks):
-        network: dict[str, Form] = {n: Dense(shape=t.shape, dtype=t.dtype, values=t) for n, t in reference.items()}
-        size = container.measure(network | c_step(matched.tasks, reference)).size_bytes
-        raise BudgetError(
-            f'the budget is {limit:,} bytes and the plan, in which nothing is "auto", makes a file of {size:,}; '
-            'leave a hyperparameter "auto", as in Prune("auto"), or leave the budget out'
-        )
+    return _limited(Limit(budget.limit(_bytes(reference), entries)), matched, reference)
+
+
+def _limited(limit: Limit, matched: Matched, reference: Mapping[str, Tensor]) -> Limit:
+    _check_free(matched, reference, f"the budget is {limit.most:,} {limit.unit}", limit)
     return limit
+
+
+def _check_free(matched: Matched, reference: Mapping[str, Tensor], budget: str, limit: Limit) -> None:
+    if is_free(matched.tasks):
+        return
+    size = limit.measure(_dense(reference) | c_step(matched.tasks, reference))
+    raise BudgetError(
+        f'{budget} and the plan, in which nothing is "auto", makes a network of {size:,} {limit.unit}; '
+        'leave a hyperparameter "auto", as in Prune("auto"), or leave the budget out'
+    )
+
+
+def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    return {n: Dense(shape=t.shape, dtype=t.dtype, values=t) for n, t in tensors.items()}
+
+
+def _importance(
+    given: Mapping[str, Tensor | float] | None, matched: Matched, reference: Mapping[str, Tensor], train: Train | None
+) -> dict[str, Tensor] | None:
+    """The importance of every entry of every weight that is given one."""
+    if given is None:
+        return None
+    if train is not None:
+        remedy = "the penalty of training weighs all errors alike, and both steps must descend one objective"
+        raise ArgumentError(must("importance", "left out with `train`", "both", remedy))
+    compressed = {name for task in matched.tasks for name in task.weights}
+    if unknown := given.keys() - compressed:
+        raise ArgumentError(must("importance", "given for compressed weights alone", sorted(unknown)))
+    return {name: torch.as_tensor(h).to(reference[name]).expand(reference[name].shape) for name, h in given.items()}
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -250,12 +330,12 @@ def _result(
     reference: Mapping[str, Tensor],
     history: list[StepRecord],
     verdict: Verdict,
-    limit: int | None,
+    limit: Limit | None,
     recipe: Mapping[str, Any],
 ) -> Result:
     rules = {name: str(task.compression) for task in matched.tasks for name in task.weights}
     errors = {name: relative_error(reference[name], network[name]) for name in rules}
-    if limit is not None and container.measure(network).size_bytes < 0.99 * limit:
+    if limit is not None and limit.measure(network) < 0.99 * limit.most:
         verdict = Verdict.BUDGET_NOT_FILLED
     return Result(
         forms=network,
@@ -268,10 +348,14 @@ def _result(
     )
 
 
-def _recipe(plan: Plan, limit: int | None, schedule: Schedule | None, seed: int) -> dict[str, Any]:
+def _recipe(
+    plan: Plan, limit: Limit | None, schedule: Schedule | None, seed: int, drop: float | None = None
+) -> dict[str, Any]:
     recipe: dict[str, Any] = {"plan": plan.to_dict()}
     if limit is not None:
-        recipe["budget_bytes"] = limit
+        recipe[f"budget_{limit.unit.lower()}"] = limit.most
+    if drop is not None:
+        recipe["budget_drop"] = drop
     return recipe if schedule is None else {**recipe, "schedule": vars(schedule), "seed": seed}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,49 @@ def as_module(form: Form, like: nn.Module) -> nn.Module:
         branches.append(_dense(like, whole.dense(), keep_bias=not branches))
     module = branches[0] if len(branches) == 1 else Parallel(branches)
     return module.train(like.training)
+
+
+Pays = Callable[[str, Form, Tensor], bool]
+"""(name, form, dense weight) of a layer that can run in factors -> whether it should."""
+
+
+def with_modules(model: nn.Module, forms: Mapping[str, Form], pays: Pays) -> nn.Module:
+    """The model, with every linear layer and convolution replaced by `as_module` of its weight's form where that pays.
+
+    The model is changed. A layer that stands under several names is replaced by one module under all of them; a weight
+    that several modules own stays dense and theirs, as do layers of any other type and those that `pays` refuses.
+
+    Args:
+        model: holds the dense weights of the forms already.
+        forms: by name, a tied weight under any of its names.
+    """
+    owners: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            owners.setdefault(id(parameter), set()).add(id(module))
+    made: dict[int, nn.Module] = {}
+    for name, layer in model.named_modules():
+        weight = layer._parameters.get("weight")
+        full = f"{name}.weight" if name else "weight"
+        form = forms.get(full)
+        if type(layer) not in (nn.Linear, *_CONVOLUTIONS) or weight is None or form is None:
+            continue
+        if len(owners[id(weight)]) == 1 and runs_in_factors(form, layer) and pays(full, form, weight):
+            made[id(layer)] = as_module(form, layer).requires_grad_(weight.requires_grad)
+    if id(model) in made:
+        return made[id(model)]
+    for module in list(model.modules()):
+        for key, child in module._modules.items():
+            if child is not None and id(child) in made:
+                module._modules[key] = made[id(child)]
+    return model
+
+
+def runs_in_factors(form: Form, like: nn.Module) -> bool:
+    """True when `as_module` would run every term of the form in factors, those that are zero left out."""
+    return all(_is_zero(term) or _factored(term, like) is not None for term in form.parts()) and not all(
+        map(_is_zero, form.parts())
+    )
 
 
 class Parallel(nn.ModuleList):

@@ -16,10 +16,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from .compressions import Compression
+from .compressions import Auto, Compression
 from .compressions.text import parse
 from .domain import Domain, Entry, Tensors, check_pattern
 from .errors import ArgumentError, FileError, PlanError, in_context, must, near
+
+Choice = Compression | str | Sequence[Compression | str]
+"""A compression, its text, or a list of either to choose among (`Auto`)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Plan:
     """Ordered rules, pattern to compression: a weight obeys the first rule that matches it.
 
     Args:
-        weights: pattern to compression, or to its text ("Quantize(2) + Prune(keep=0.01)").
+        weights: pattern to compression, or to its text ("Quantize(2) + Prune(keep=0.01)"), or to a list of either:
+            the candidates that a budget chooses among, weight by weight, as `Auto` does.
         ignore: patterns of weights to keep exactly. They win over every rule.
 
     Raises:
@@ -66,7 +70,7 @@ class Plan:
     rules: tuple[Rule, ...]
     ignore: tuple[str, ...]
 
-    def __init__(self, weights: Mapping[str, Compression | str], ignore: Sequence[str] = ()) -> None:
+    def __init__(self, weights: Mapping[str, Choice], ignore: Sequence[str] = ()) -> None:
         if not isinstance(weights, Mapping):
             raise PlanError(must("Plan(weights)", "a mapping from pattern to compression", weights))
         if isinstance(ignore, str) or not isinstance(ignore, Sequence):
@@ -254,9 +258,11 @@ def _is_half_enough(tensor: Tensor) -> bool:
     return not bool(torch.isfinite(wide).all()) or bool(moved <= 2.0**-10 * wide.norm())
 
 
-def _rule(pattern: str, value: Compression | str) -> Rule:
+def _rule(pattern: str, value: Choice) -> Rule:
     with in_context(f"for {pattern!r}"):
-        return Rule(pattern, value if isinstance(value, Compression) else parse(value))
+        if isinstance(value, list | tuple):
+            return Rule(pattern, Auto(value))
+        return Rule(pattern, value if isinstance(value, Compression) else parse(value))  # type: ignore[arg-type]
 
 
 def _why_idle(pattern: str, found: list[Entry], chosen: Mapping[str, str], domain: Domain) -> str:

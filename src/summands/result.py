@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import container
-from .forms import Form, paper_bits
+from .forms import Dense, Form, paper_bits
+from .modules import with_modules
 from .network import load_into
 from .records import StepRecord, Verdict, WeightRecord
 from .report.tables import result_table
+from .runs import Run, recorded_runs
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,39 @@ class Result:
         """Writes the compressed weights into a model of the same shapes and returns it."""
         load_into(model, self.forms)
         return model
+
+    def to_modules(self, model: nn.Module, inputs: Iterable[Any] = ()) -> nn.Module:
+        """A copy of `model` that computes with the compressed weights, its low-rank layers in factors where that pays.
+
+        It pays where the factors take fewer multiply-adds than the dense layer; all else runs dense. The outputs are
+        those of the dense weights within float tolerance. Tied weights stay tied, buffers and leftovers are the
+        result's.
+
+        Args:
+            model: of the network's architecture; not changed. A module that reads the weight of a layer below it, and
+                not its output, finds none where the layer runs in factors: such models need their dense weights
+                (`apply_`).
+            inputs: a batch of the model's input, to count multiply-adds at the true sizes of the feature maps; without
+                it a convolution's output is taken to be as large as its input.
+
+        >>> import torch, summands as sm
+        >>> model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 4))
+        >>> result = sm.compress(model, sm.Plan({"*.weight": "LowRank(2)"}, ignore=["*.bias"]))
+        >>> factored, x = result.to_modules(model), torch.ones(1, 40)
+        >>> [type(layer).__name__ for layer in factored], bool(torch.allclose(factored(x), result.apply_(model)(x)))
+        (['Sequential', 'ReLU', 'Sequential'], True)
+        """
+        own = self.apply_(copy.deepcopy(model))
+        runs = recorded_runs(own, inputs) if inputs != () else {}
+
+        def pays(name: str, form: Form, weight: Tensor) -> bool:
+            run = runs.get(name)
+            if run is None:
+                one = (1,) * (weight.ndim - 2)
+                run = Run(one, one)
+            return run.flops(form) < run.flops(Dense(shape=weight.shape, dtype=weight.dtype, values=weight))
+
+        return with_modules(own, self.forms, pays)
 
     def rows(self) -> list[WeightRecord]:
         """One plain record a tensor, as the tables and plots read them."""

@@ -19,6 +19,7 @@ from oracles import (
 )
 
 from summands.compressions import (
+    Auto,
     Binary,
     Compression,
     FixedCodebook,
@@ -87,7 +88,9 @@ CASES = [
     Case(Quantize(2, zero=True), codebook(2, zero=True)),
     Case(Quantize(3, zero=True), codebook(3, zero=True)),
     Case(Quantize(3, zero=True, keep=0.5), pruned_codebook(3, 0.5), weighted=False),
-    Case(Quantize("auto"), price=1e-3),
+    Case(Quantize("auto"), price=1e-3, shrinks=True),
+    Case(Quantize("auto", zero=True, keep=0.5, dtype="float16"), price=1e-3, shrinks=True),
+    Case(Quantize("auto", per="row"), ndim=1, price=1e-3),
     Case(FixedCodebook([-1.0, 0.25, 2.0]), levels(-1.0, 0.25, 2.0)),
     Case(Binary(), levels(-1, 1)),
     Case(Ternary(), levels(-1, 0, 1)),
@@ -136,6 +139,8 @@ CASES = [
     Case(ScaledTernary() + Prune(count=1)),
     Case(Quantize(2) + Quantize(3, dtype="bfloat16")),
     Case(LowRank(1) + Prune(count=1), ndim=1, weighted=False),
+    Case(Auto([Prune("auto"), LowRank("auto", dtype="float16")]), ndim=1, price=1e-3, shrinks=True),
+    Case(Auto([Quantize("auto"), Quantize("auto") + Prune("auto"), Keep()]), price=1e-3, shrinks=True),
 ]
 
 # Limits: what these return is the weight itself, or zero, whatever the weight.

@@ -15,7 +15,7 @@ import summands as sm
 from summands.errors import BudgetError
 from summands.forms import Dense
 from summands.plan import Task
-from summands.selection import allocate
+from summands.selection import Limit, allocate
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ def test_the_budget_holds_and_the_hull_is_exact(made: list[Choice], limit: int) 
     smallest = 10 + sum(choice.candidates[0][0] for choice in made)
     if limit < smallest:
         with pytest.raises(BudgetError, match=f"{limit:,} bytes.*{smallest:,}"):
-            allocate(tasks, weights, project, measure, limit, price=1.0)
+            allocate(tasks, weights, project, Limit(limit, measure=measure), price=1.0)
         return
-    found = allocate(tasks, weights, project, measure, limit, price=1.0)
-    assert found.size_bytes == measure(found.forms) <= limit
+    found = allocate(tasks, weights, project, Limit(limit, measure=measure), price=1.0)
+    assert found.size == measure(found.forms) <= limit
     # Every choice by brute force: none of at most this size has a lower error where the price alone decided.
     every = itertools.product(*(range(len(choice.candidates)) for choice in made))
     best = min(
         sum(choice.candidates[k][1] for choice, k in zip(made, ks, strict=True))
         for ks in every
-        if 10 + sum(choice.candidates[k][0] for choice, k in zip(made, ks, strict=True)) <= found.size_bytes
+        if 10 + sum(choice.candidates[k][0] for choice, k in zip(made, ks, strict=True)) <= found.size
     )
     error = error_of(made, found.forms)
     at_price = project(found.price)
@@ -98,8 +98,8 @@ def test_a_larger_budget_never_has_a_higher_price(made: list[Choice], limits: li
     small, large = sorted(limits)
     if small < 10 + sum(choice.candidates[0][0] for choice in made):
         return
-    low = allocate(tasks, weights, project, measure, small, price=1.0, slack=0.0)
-    high = allocate(tasks, weights, project, measure, large, price=1.0, slack=0.0)
+    low = allocate(tasks, weights, project, Limit(small, measure=measure), price=1.0, slack=0.0)
+    high = allocate(tasks, weights, project, Limit(large, measure=measure), price=1.0, slack=0.0)
     assert high.price <= low.price * (1 + 1e-3)
 
 
@@ -136,3 +136,24 @@ def test_more_budget_less_error() -> None:
     plan = sm.Plan({"*.weight": "Prune('auto')"}, ignore=["*.bias"])
     errors = [sum(sm.compress(network(), plan, budget=b).relative_errors.values()) for b in (1500, 3000, 6000, 12000)]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_importance_moves_the_bytes_to_where_errors_matter() -> None:
+    weights = network()
+    plan = sm.Plan({"*.weight": "Prune('auto')"}, ignore=["*.bias"])
+    plain = sm.compress(weights, plan, budget="6 kB")
+    weighed = sm.compress(weights, plan, budget="6 kB", importance={"b.weight": 100.0})
+    assert abs(weighed.size_bytes - plain.size_bytes) < 60
+    assert weighed.relative_errors["b.weight"] < 0.8 * plain.relative_errors["b.weight"]
+    assert weighed.relative_errors["a.weight"] > plain.relative_errors["a.weight"]
+    entries = {"b.weight": torch.full((80, 60), 100.0)}
+    assert sm.compress(weights, plan, budget="6 kB", importance=entries).size_bytes == weighed.size_bytes
+    with pytest.raises(sm.SummandsError, match="compressed weights alone"):
+        sm.compress(weights, plan, budget="6 kB", importance={"a.bias": 1.0})
+
+
+def test_a_task_wide_part_is_allocated_with_the_rest() -> None:
+    plan = sm.Plan({"*.weight": "Quantize('auto', per='task') + Prune('auto')"}, ignore=["*.bias"])
+    result = sm.compress(network(), plan, budget="6 kB")
+    assert result.size_bytes <= 6000
+    assert (result.verdict is sm.Verdict.BUDGET_NOT_FILLED) == (result.size_bytes < 5940)

@@ -18,6 +18,10 @@ from summands.selection import Budget
         ("2e-3 GB", Budget(bytes=2_000_000)),
         ("20x", Budget(ratio=20)),
         ("2.5 bits/weight", Budget(bits_per_weight=2.5)),
+        ("10 MFLOPs", Budget(flops=10_000_000)),
+        ("2.5e3 FLOPs", Budget(flops=2500)),
+        ("0.005 drop", Budget(max_drop=0.005)),
+        ("0 drop", Budget(max_drop=0.0)),
         (Budget(ratio=3.0), Budget(ratio=3.0)),
     ],
 )
@@ -30,7 +34,10 @@ def test_texts(text, budget) -> None:
     [
         ("60 kb", "unit"),
         ("60 parsecs", "unit"),
-        ("-3 kB", "budget"),
+        ("-3 kB", "above 0"),
+        ("-1 MFLOPs", "above 0"),
+        ("-0.1 drop", "at least 0"),
+        ("3 flops", "unit"),
         ("0x", "above 0"),
         ("", "budget"),
         ("1.2.3 kB", "budget"),

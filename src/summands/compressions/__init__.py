@@ -4,6 +4,7 @@ This is the package list. A compression that stands here can be written in a pla
 """
 
 from .additive import Additive
+from .auto import Auto
 from .compression import Compression, Terms, squared_error
 from .fixed_codebook import Binary, FixedCodebook, PowersOfTwo, Ternary
 from .grid import Grid
@@ -22,6 +23,7 @@ from .tucker import Tucker
 __all__ = [
     "COMPRESSIONS",
     "Additive",
+    "Auto",
     "Binary",
     "Compression",
     "FixedCodebook",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 COMPRESSIONS: tuple[type[Compression], ...] = (
+    Auto,
     Binary,
     FixedCodebook,
     Grid,

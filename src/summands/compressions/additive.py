@@ -32,13 +32,15 @@ class Additive(Compression):
     weights of the task at once. Cost: `rounds` projections of every part, at most; a warm start needs few.
     """
 
+    is_term = False
     rounds: ClassVar[int] = 30
     tolerance: ClassVar[float] = 1e-4
     terms: tuple[Compression, ...]
 
     def __post_init__(self) -> None:
-        if len(self.terms) < 2 or any(isinstance(term, Additive) for term in self.terms):
-            raise ArgumentError(must("Additive(terms)", "at least two compressions, none a sum itself", self.terms))
+        if len(self.terms) < 2 or any(not term.is_term for term in self.terms):
+            allowed = "at least two compressions, none a sum or a choice itself"
+            raise ArgumentError(must("Additive(terms)", allowed, tuple(map(str, self.terms))))
 
     def project_task(
         self,
@@ -54,7 +56,7 @@ class Additive(Compression):
                 check_weight(weight)
         problem = _Problem(self.terms, weights, mu, price, importance or {})
         warm = bool(previous) and self.is_feasible(previous or {}, weights)
-        joint = None if importance else solve_jointly(self.terms, problem.targets, mu=mu, near=not warm)
+        joint = None if importance else solve_jointly(self.terms, problem.targets, mu=mu, price=price, near=not warm)
         if joint is not None and joint.optimal:
             return problem.sums(joint.parts)
         if warm and previous:
@@ -83,6 +85,9 @@ class Additive(Compression):
 
     def parts(self) -> tuple[Compression, ...]:
         return self.terms
+
+    def for_flops(self, in_size: tuple[int, ...], out_size: tuple[int, ...], groups: int) -> Compression:
+        return Additive(tuple(term.for_flops(in_size, out_size, groups) for term in self.terms))
 
     def __str__(self) -> str:
         return " + ".join(str(term) for term in self.terms)

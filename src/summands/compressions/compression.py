@@ -50,6 +50,8 @@ class Compression(ABC):
 
     on_host: ClassVar[bool] = False
     """The solver runs in host memory (Numba): the weight travels there once, its small result back once."""
+    is_term: ClassVar[bool] = True
+    """It may be a part of a sum."""
     takes_slices: ClassVar[bool] = False
     """`_project` fits the rows or channels of a weight by itself; otherwise it is called with one after the other."""
     per = "weight"  # without annotation, so that it is no dataclass field here
@@ -130,11 +132,36 @@ class Compression(ABC):
             return False
         if any((forms[n].shape, forms[n].dtype) != (w.shape, w.dtype) for n, w in weights.items()):
             return False
-        return all(self._is_feasible(form) for form in scope.fitted(list(forms.values()), self.per))
+        try:
+            fitted = scope.fitted(list(forms.values()), self.per)
+        except ValueError:  # no one fit over the task makes forms that do not join
+            return False
+        return all(self._is_feasible(form) for form in fitted)
 
     def parts(self) -> tuple[Compression, ...]:
         """The terms of a sum; of any other compression, itself."""
         return (self,)
+
+    def is_free(self) -> bool:
+        """True when a price has something to choose."""
+        return any(value == "auto" for part in self.parts() for value in vars(part).values())
+
+    def settled(self, forms: Mapping[str, Form]) -> list[tuple[Compression, tuple[str, ...]]]:
+        """The compressions, each with its weights, that made these forms: itself, unless it chooses among several."""
+        return [(self, tuple(forms))]
+
+    def for_flops(self, in_size: tuple[int, ...], out_size: tuple[int, ...], groups: int) -> Compression:
+        """This compression of one layer's weight with a price for a multiply-add in the place of a bit.
+
+        Args:
+            in_size, out_size: of the layer's input and output, as `View.rank_flops` takes them.
+            groups: of a convolution.
+        """
+        if self.is_free():
+            raise ArgumentError(
+                f'a budget of FLOPs must be spent by LowRank("auto") parts, and {self} leaves more open'
+            )
+        return self
 
     def __add__(self, other: Compression) -> Compression:
         from .additive import Additive  # the one upward step: `+` builds the class that is built on this one
@@ -190,4 +217,8 @@ def _check_importance(importance: Tensor | None, weight: Tensor) -> None:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, Compression):
+        return str(value)
     return f'"{value}"' if isinstance(value, str) else repr(value)

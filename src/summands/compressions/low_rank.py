@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ArgumentError, must
 from ..forms import Dense, Form
 from ..forms import LowRank as LowRankForm
-from ..views import NAMED_VIEWS, View, dense_flops, parse_view
+from ..views import NAMED_VIEWS, View, dense_flops, every_view, parse_view
 from .compression import Compression, Terms
 from .penalty import check_alpha, penalty_over_mu
 from .spectral import Spectrum
@@ -35,11 +35,14 @@ class LowRank(Compression):
 
     Args:
         rank: r >= 0, or "auto".
-        view: how the weight is a matrix (views.py); for rank "auto" also several, or "auto" for all named ones.
+        view: how the weight is a matrix (views.py); for rank "auto" also several, "auto" for all named ones, or "any"
+            for these and all reshapes near a square (`every_view`).
         alpha: for rank "auto", the penalty alpha C(r) + mu/2 ||.||^2 instead of a price; needs `mu`.
         priced: "storage" or "flops", what C(r) counts.
-        in_size, out_size: of a convolution priced by flops, its input's and output's size, as (28, 28).
+        in_size, out_size: of a convolution priced by flops, its input's and output's size, as (28, 28). A budget of
+            FLOPs sets them, and `priced` and `groups`, from the network.
         dtype: of the factors, "float32", "float16" or "bfloat16"; None is the weight's own.
+        groups: of a convolution priced by flops.
 
     >>> import torch
     >>> form = LowRank(1).project(torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]))
@@ -56,11 +59,12 @@ class LowRank(Compression):
     in_size: tuple[int, ...] = ()
     out_size: tuple[int, ...] = ()
     dtype: str | None = None
+    groups: int = 1
 
     def __post_init__(self) -> None:
         if self.rank != "auto" and (type(self.rank) is not int or self.rank < 0):
             raise ArgumentError(must("LowRank(rank)", "an integer of at least 0, or 'auto'", self.rank))
-        several = isinstance(self.view, tuple) or self.view == "auto"
+        several = isinstance(self.view, tuple) or self.view in ("auto", "any")
         if self.rank != "auto" and (several or self.alpha is not None):
             raise ArgumentError(must("LowRank(rank)", "'auto' where several views or alpha are given", self.rank))
         if isinstance(self.view, tuple) and not self.view:
@@ -81,6 +85,11 @@ class LowRank(Compression):
             return _times(self._unit(form.dtype, mu, price), self._count(form))
         return 0.0
 
+    def for_flops(self, in_size: tuple[int, ...], out_size: tuple[int, ...], groups: int) -> Compression:
+        if self.rank != "auto":
+            return self
+        return replace(self, priced="flops", in_size=in_size, out_size=out_size, groups=groups)
+
     def _project(self, weight: Tensor, terms: Terms) -> Form:
         unit = self._unit(weight.dtype, terms.mu, terms.price) if self.rank == "auto" else 0.0
         best = self._nearest(weight, weight, unit)
@@ -91,11 +100,11 @@ class LowRank(Compression):
     def _is_feasible(self, form: Form) -> bool:
         stored = stored_dtype(self.dtype, form.dtype)
         if isinstance(form, Dense):
-            full = min(min(view.matrix_shape(form.shape)) for view in self._views(form.shape))
+            full = min(min(view.matrix_shape(form.shape)) for view in self.views(form.shape))
             return (self.rank == "auto" or int(self.rank) >= full) and form.values.dtype == stored
         return (
             isinstance(form, LowRankForm)
-            and form.view in self._views(form.shape)
+            and form.view in self.views(form.shape)
             and (self.rank == "auto" or form.rank <= int(self.rank))
             and form.left.dtype == form.right.dtype == stored
         )
@@ -104,7 +113,7 @@ class LowRank(Compression):
         """The optimal form of `target`, a tensor like the weight; where dense is best, the weight itself."""
         dense_count = self._dense_count(weight.shape)
         least, found = math.inf, None
-        for view in self._views(weight.shape):
+        for view in self.views(weight.shape):
             full = min(view.matrix_shape(weight.shape))
             if self.rank != "auto" and int(self.rank) >= full:
                 break
@@ -150,14 +159,23 @@ class LowRank(Compression):
                 break
         return best
 
-    def _views(self, shape: torch.Size) -> list[View]:
+    def views(self, shape: torch.Size) -> list[View]:
+        """The views among which a weight of this shape is seen."""
         if isinstance(self.view, tuple):
             return [parse_view(view) for view in self.view]
+        if self.view == "any":
+            return every_view(shape)
         if self.view != "auto":
             return [parse_view(self.view)]
         # The views of a matrix are itself and its transpose, whose factors are the same.
         names = ["out"] if len(shape) < 3 else ["out", "spatial", "in"] if len(shape) != 4 else list(NAMED_VIEWS)
         return [NAMED_VIEWS[name] for name in names]
+
+    def rank_price(
+        self, view: View, shape: torch.Size, own: torch.dtype, mu: float | None, price: float | None
+    ) -> float:
+        """What one rank in this view costs an "auto" term of a weight of this shape and dtype; a fixed rank nothing."""
+        return _times(self._unit(own, mu, price), self._rank_count(view, shape)) if self.rank == "auto" else 0.0
 
     def _unit(self, own: torch.dtype, mu: float | None, price: float | None) -> float:
         if self.alpha is not None:
@@ -183,7 +201,7 @@ class LowRank(Compression):
         if len(shape) > 2 and not len(self.in_size) == len(self.out_size) == len(shape) - 2:
             sizes = f"{len(shape) - 2} sizes each for a weight of shape {tuple(shape)}"
             raise ArgumentError(must("LowRank(in_size=..., out_size=...)", sizes, (self.in_size, self.out_size)))
-        flops = view.rank_flops(shape, self.in_size, self.out_size)
+        flops = view.rank_flops(shape, self.in_size, self.out_size, self.groups)
         return self._dense_count(shape) if flops is None else flops
 
 

@@ -1,7 +1,7 @@
 """Compressions as text: `parse("Quantize(2) + Prune(keep=0.01)")`; the inverse is `str(compression)`.
 
-The text is read as a Python expression by `ast` and never evaluated: only the names of the package list, literals as
-arguments, and `+`. So a plan from a stranger can name a compression, and nothing else.
+The text is read as a Python expression by `ast` and never evaluated: only the names of the package list, `+`, and as
+arguments literals and compressions. So a plan from a stranger can name a compression, and nothing else.
 """
 
 from __future__ import annotations
@@ -109,8 +109,12 @@ def _literal(node: ast.expr) -> object:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if value is not True:
             return -value
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
-            return tuple(_literal(element) for element in elements)
-    _refuse(node, "a number, a string, True, False, None, or a list of these, as an argument")
+            return tuple(_element(element) for element in elements)
+    _refuse(node, "a number, a string, True, False, None, or a list of these or of compressions, as an argument")
+
+
+def _element(node: ast.expr) -> object:
+    return _sum(node) if isinstance(node, ast.Call | ast.BinOp) else _literal(node)
 
 
 def _refuse(node: ast.expr, allowed: str) -> NoReturn:

@@ -1,6 +1,8 @@
 """The loop: L step, C step, multipliers; and the learners."""
 
 from .checkpoint import Checkpoint
+from .drop import smallest_within
+from .judge import Evaluate, error_of
 from .learner import Learner, Step
 from .loop import Loop
 from .moments import Moments
@@ -14,6 +16,7 @@ __all__ = [
     "QUADRATIC",
     "SGD",
     "Checkpoint",
+    "Evaluate",
     "Fitted",
     "Learner",
     "Loop",
@@ -25,9 +28,11 @@ __all__ = [
     "Step",
     "Train",
     "TrainingLearner",
+    "error_of",
     "fit_layer",
     "fit_task",
     "has_batch_norm",
     "recompute_batch_norm",
     "run_levels",
+    "smallest_within",
 ]

@@ -12,30 +12,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..container import measure
-from ..errors import TrainingError, must
 from ..forms import Form
 from ..network import Network, applied, load_into, snapshot
 from ..plan import Task
 from ..records import StepRecord, Verdict
+from ..selection import Limit
 from .checkpoint import Checkpoint
 from .finetune import Continuous
+from .judge import Evaluate, error_of
 from .learner import Learner, Step
-from .passes import back_on_constraints, c_step, c_step_within, recompute_batch_norm
+from .passes import back_on_constraints, c_step, c_step_within, recompute_batch_norm, settled
 from .schedule import Schedule
 from .state import State
 
 _ROOM = 0.002
 """Share of the budget left free in a C step."""
 
-Evaluate = Callable[[nn.Module], float]
-"""The error, or any number to be small, of a model, measured on validation data."""
+_CHOOSING = 0.25
+"""Share of the steps in which weights choose among candidates; after it each keeps its last choice."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Loop:
 
     Args:
         inputs: batches of the model's input, to recompute BatchNorm statistics for the compressed weights.
-        limit: the most bytes that the file may have.
+        limit: the most that the network may cost.
+        price: of a bit, in squared error, where no limit finds it.
+        importance: a number for each entry's squared error, by weight, in direct compression.
         before: steps of the runs that this one continues; they count in the seeds of its own.
         report: called with every new row of the history.
     """
@@ -55,7 +58,9 @@ class Loop:
     schedule: Schedule
     evaluate: Evaluate | None = None
     inputs: Iterable[Any] = ()
-    limit: int | None = None
+    limit: Limit | None = None
+    price: float | None = None
+    importance: Mapping[str, Tensor] | None = None
     seed: int = 0
     before: int = 0
     checkpoint: Checkpoint | None = None
@@ -119,13 +124,25 @@ class Loop:
 
     def _c_step(self, state: State, targets: Mapping[str, Tensor], mu: float | None = None) -> dict[str, Form]:
         previous = state.forms or None
+        tasks = self.tasks
+        if previous and state.index >= _CHOOSING * self.schedule.steps:
+            tasks = settled(tasks, previous)
         if self.limit is None:
-            return c_step(self.tasks, targets, mu=mu, previous=previous)
+            return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
         # A little room for what training does to the other tensors. A warm price is good enough when it is near.
-        aim, slack = int((1 - _ROOM) * self.limit), 0.02 if previous else 0.005
-        network = snapshot(self.model, {})
+        limit, room = self.limit, int(_ROOM * self.limit.most) if self.limit.unit == "bytes" else 0
+        aim = replace(limit, measure=lambda forms: limit.measure(forms) + room)
+        slack, network = 0.02 if previous else 0.005, snapshot(self.model, {})
         found = c_step_within(
-            aim, self.tasks, targets, network, mu=mu, price=state.price, previous=previous, slack=slack
+            aim,
+            tasks,
+            targets,
+            network,
+            mu=mu,
+            price=state.price,
+            previous=previous,
+            importance=self.importance,
+            slack=slack,
         )
         state.price = found.price
         return found.forms
@@ -148,7 +165,7 @@ class Loop:
             learned = time.perf_counter() - began
             if not self._healthy(loss):
                 return
-            tuned = back_on_constraints(self.tasks, continuous.current())
+            tuned = back_on_constraints(settled(self.tasks, state.forms), continuous.current())
             self._measure(state, "finetune", state.index, 0.0, loss, learned, 0.0, tuned)
             state.index, left = state.index + 1, left - step.epochs
             state.continuous = continuous.values()
@@ -176,7 +193,9 @@ class Loop:
             error = self._error(phase)
         size = measure(network).size_bytes
         # Without `evaluate` the last iterate counts as the best; of equals, the later one.
-        if (error is None or error <= state.best_error) and (self.limit is None or size <= self.limit):
+        if (error is None or error <= state.best_error) and (
+            self.limit is None or self.limit.measure(network) <= self.limit.most
+        ):
             state.best, state.best_error = network, math.inf if error is None else error
         measured = time.perf_counter() - began
         row = StepRecord(phase, index, mu, loss, gap, error, size, learned, compressed, measured)
@@ -187,18 +206,11 @@ class Loop:
     def _error(self, phase: str) -> float | None:
         if self.evaluate is None:
             return None
-        self.model.eval()
-        with torch.no_grad():
-            error = self.evaluate(self.model)
-        try:
-            number = float(error)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isnan(number):
-            return number
-        if phase == "direct":
-            raise TrainingError(must("the result of evaluate(model)", "a number", error))
-        return math.inf  # training has gone astray, and the iterate will not be kept
+        return error_of(self.evaluate, self.model, phase, self._kept())
+
+    def _kept(self) -> str:
+        """What is not lost."""
+        return f"; all steps before are in {self.checkpoint.path}, go on with resume" if self.checkpoint else ""
 
     def _weights(self) -> dict[str, Tensor]:
         parameters = dict(self.model.named_parameters())

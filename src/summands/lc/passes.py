@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..container import measure
 from ..errors import ArgumentError, in_context, must
 from ..forms import Form
 from ..plan import Task
-from ..selection import Allocation, allocate
+from ..selection import Allocation, Limit, allocate
 
 
 def c_step(
@@ -22,6 +22,7 @@ def c_step(
     mu: float | None = None,
     price: float | None = None,
     previous: Mapping[str, Form] | None = None,
+    importance: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Form]:
     """Projects the weights of every task; this function alone knows how the independent tasks run: in turn."""
     forms: dict[str, Form] = {}
@@ -29,12 +30,15 @@ def c_step(
         with in_context(f"task {task.name!r}"):
             last = {name: previous[name] for name in task.weights} if previous else None
             weights = {name: targets[name] for name in task.weights}
-            forms.update(task.compression.project_task(weights, mu=mu, price=price, previous=last))
+            weighting = {name: importance[name] for name in task.weights if name in importance} if importance else None
+            forms.update(
+                task.compression.project_task(weights, mu=mu, price=price, previous=last, importance=weighting or None)
+            )
     return forms
 
 
 def c_step_within(
-    limit: int,
+    limit: Limit,
     tasks: Sequence[Task],
     targets: Mapping[str, Tensor],
     network: Mapping[str, Form],
@@ -42,23 +46,34 @@ def c_step_within(
     mu: float | None = None,
     price: float | None = None,
     previous: Mapping[str, Form] | None = None,
+    importance: Mapping[str, Tensor] | None = None,
     slack: float = 0.005,
 ) -> Allocation:
-    """The C step at the one price at which the whole file has at most `limit` bytes.
+    """The C step at the one price at which the whole network costs at most the limit.
 
     Args:
-        network: a form for every tensor of the file; those of the tasks are exchanged.
+        network: a form for every tensor of the network; those of the tasks are exchanged.
         price: where to look first.
+        importance: a non-negative number for each entry's squared error, by weight; 1 for weights left out.
     """
     return allocate(
         tasks,
         targets,
-        lambda p: c_step(tasks, targets, mu=mu, price=p, previous=previous),
-        lambda forms: measure({**network, **forms}).size_bytes,
-        limit,
+        lambda p: c_step(tasks, targets, mu=mu, price=p, previous=previous, importance=importance),
+        replace(limit, measure=lambda forms: limit.measure({**network, **forms})),
         price=price,
         slack=slack,
+        importance=importance,
     )
+
+
+def settled(tasks: Iterable[Task], forms: Mapping[str, Form]) -> list[Task]:
+    """The tasks with the compressions that made these forms: one choice among candidates each, made for good."""
+    found = []
+    for task in tasks:
+        makers = task.compression.settled({name: forms[name] for name in task.weights})
+        found += [Task(task.name if len(makers) == 1 else names[0], names, made) for made, names in makers]
+    return found
 
 
 def back_on_constraints(tasks: Iterable[Task], forms: Mapping[str, Form]) -> dict[str, Form]:

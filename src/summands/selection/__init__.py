@@ -1,6 +1,19 @@
 """What to spend where: budgets, and the allocation that meets them."""
 
-from .allocate import Allocation, allocate, is_free
+from .allocate import Allocation, Limit, allocate, file_bytes, is_free
 from .budget import Budget
+from .flops import flops_limit, priced_by_flops
+from .smallest import Tried, smallest
 
-__all__ = ["Allocation", "Budget", "allocate", "is_free"]
+__all__ = [
+    "Allocation",
+    "Budget",
+    "Limit",
+    "Tried",
+    "allocate",
+    "file_bytes",
+    "flops_limit",
+    "is_free",
+    "priced_by_flops",
+    "smallest",
+]

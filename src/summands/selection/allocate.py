@@ -1,4 +1,4 @@
-"""The least total error that a budget buys: one price for a bit, the same in every task and part.
+"""The least total error that a budget buys: one price for a bit (or a FLOP), the same in every task and part.
 
 At a price p every free hyperparameter minimises error + p * bits. Where all of them stand at the same price, no byte
 would buy more elsewhere (Everett 1963): the choice is optimal among those of its size. The size falls as the price
@@ -12,9 +12,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..compressions import squared_error
+from ..container import measure as measure_file
 from ..errors import BudgetError
 from ..forms import Form
 from ..plan import Task
@@ -23,7 +25,13 @@ Forms = dict[str, Form]
 Project = Callable[[float], Forms]
 """price -> the forms of every task at this price."""
 Measure = Callable[[Mapping[str, Form]], int]
-"""forms -> the length of the file that holds them and all that is fixed."""
+"""forms -> what the network costs that has them and all that is fixed, such as the length of its file."""
+
+
+def file_bytes(forms: Mapping[str, Form]) -> int:
+    """The length of the file that holds these forms."""
+    return measure_file(forms).size_bytes
+
 
 _TRIES = 60
 _CLOSE = 1e-4
@@ -33,36 +41,49 @@ _SPAN = 1e15
 
 
 @dataclass(frozen=True)
+class Limit:
+    """The most that a network may cost, and how its cost is counted.
+
+    >>> Limit(60_000).most, Limit(60_000).unit
+    (60000, 'bytes')
+    """
+
+    most: int
+    unit: str = "bytes"
+    measure: Measure = file_bytes
+
+
+@dataclass(frozen=True)
 class Allocation:
     """What `allocate` found.
 
     Attributes:
         forms: by weight.
         price: squared error per bit at which they were chosen; filled tasks were chosen at a lower one.
-        size_bytes: of the whole file; at most the limit.
+        size: what the network costs, in the limit's unit; at most the limit.
     """
 
     forms: Forms
     price: float
-    size_bytes: int
+    size: int
 
 
 def is_free(tasks: Sequence[Task]) -> bool:
     """True when some hyperparameter is left "auto", so that there is something to choose."""
-    return any(value == "auto" for task in tasks for part in task.compression.parts() for value in vars(part).values())
+    return any(task.compression.is_free() for task in tasks)
 
 
 def allocate(
     tasks: Sequence[Task],
     weights: Mapping[str, Tensor],
     project: Project,
-    measure: Measure,
-    limit: int,
+    limit: Limit,
     *,
     price: float | None = None,
     slack: float = 0.005,
+    importance: Mapping[str, Tensor] | None = None,
 ) -> Allocation:
-    """The forms of least total squared error whose file has at most `limit` bytes.
+    """The forms of least total squared error, each entry times its importance, that cost at most the limit.
 
     Exact on the convex hull of what is to be had, within a share `slack` of the limit where sizes are that fine.
     Cost: about a dozen projections and encodings from nothing, two or three from a good `price`.
@@ -71,51 +92,53 @@ def allocate(
         price: where to start looking, such as the last C step's.
 
     Raises:
-        BudgetError: not even the smallest file fits; the message states both sizes.
+        BudgetError: not even the smallest choice fits; the message states both sizes.
     """
-    scale = sum(float(w.double().square().sum()) for w in weights.values()) / (8 * limit) or 1.0
+    importance = importance or {}
+    scale = sum(_energy(w, importance.get(name)) for name, w in weights.items()) / (8 * limit.most) or 1.0
     tried: dict[float, Allocation] = {}
 
     def at(p: float) -> Allocation:
         if p not in tried:
             forms = project(p)
-            tried[p] = Allocation(forms, p, measure(forms))
+            tried[p] = Allocation(forms, p, limit.measure(forms))
         return tried[p]
 
     low, high = _bracket(at, limit, scale if price is None else price, scale)
     if low is None:
         return high
+    most = limit.most
     for i in range(_TRIES):
-        if high.size_bytes >= (1 - slack) * limit or high.price <= low.price * (1 + _CLOSE):
+        if high.size >= (1 - slack) * most or high.price <= low.price * (1 + _CLOSE):
             break
         # A straight line finds the limit fast where sizes are fine; halving is sure where they jump.
-        middle = at(_between(low, high, limit) if i % 2 == 0 else math.sqrt(low.price * high.price))
-        low, high = (low, middle) if middle.size_bytes <= limit else (middle, high)
-    return _filled(tasks, weights, low, high, measure, limit)
+        middle = at(_between(low, high, most) if i % 2 == 0 else math.sqrt(low.price * high.price))
+        low, high = (low, middle) if middle.size <= most else (middle, high)
+    return _filled(tasks, weights, low, high, limit, importance)
 
 
 def _bracket(
-    at: Callable[[float], Allocation], limit: int, start: float, scale: float
+    at: Callable[[float], Allocation], limit: Limit, start: float, scale: float
 ) -> tuple[Allocation | None, Allocation]:
     """An allocation that is too large and one that fits; None for the first when even a price of zero fits."""
     here = at(start)
     step = 1.5
-    if here.size_bytes <= limit:
+    if here.size <= limit.most:
         high = here
         while high.price > scale / _SPAN:
             low = at(high.price / step)
-            if low.size_bytes > limit:
+            if low.size > limit.most:
                 return low, high
             high, step = low, step**2
         return None, high
     low = here
     while low.price < scale * _SPAN:
         high = at(low.price * step)
-        if high.size_bytes <= limit:
+        if high.size <= limit.most:
             return low, high
         low, step = high, step**2
     raise BudgetError(
-        f"the budget is {limit:,} bytes, but the smallest file that the plan allows has {low.size_bytes:,}; "
+        f"the budget is {limit.most:,} {limit.unit}, but the smallest that the plan allows has {low.size:,}; "
         'leave more hyperparameters "auto", or raise the budget'
     )
 
@@ -123,8 +146,8 @@ def _bracket(
 def _between(low: Allocation, high: Allocation, limit: int) -> float:
     """A price between two, where a straight line through log size over log price meets just under the limit."""
     a, b = math.log(low.price), math.log(high.price)
-    drop = math.log(low.size_bytes / high.size_bytes)
-    share = math.log(low.size_bytes / (0.9975 * limit)) / drop if drop > 0 else 0.5
+    drop = math.log(low.size / high.size)
+    share = math.log(low.size / (0.9975 * limit)) / drop if drop > 0 else 0.5
     # Kept off the ends, so that the bracket shrinks at least by a tenth.
     return math.exp(a + min(max(share, 0.1), 0.9) * (b - a))
 
@@ -134,29 +157,43 @@ def _filled(
     weights: Mapping[str, Tensor],
     low: Allocation,
     high: Allocation,
-    measure: Measure,
-    limit: int,
+    limit: Limit,
+    importance: Mapping[str, Tensor],
 ) -> Allocation:
-    """`high` with single tasks exchanged for their forms in `low`, as long as the file fits."""
+    """`high` with single tasks exchanged for their forms in `low`, as long as it fits."""
     best = high
-    gains = _gains(tasks, weights, low.forms, high.forms, measure)
+    gains = _gains(tasks, weights, low.forms, high.forms, limit.measure, importance)
     for _, task in sorted(gains, key=lambda item: -item[0]):
         forms = {**best.forms, **{name: low.forms[name] for name in task.weights}}
-        size = measure(forms)
-        if size <= limit:
+        size = limit.measure(forms)
+        if size <= limit.most:
             best = Allocation(forms, high.price, size)
     return best
 
 
 def _gains(
-    tasks: Sequence[Task], weights: Mapping[str, Tensor], low: Forms, high: Forms, measure: Measure
+    tasks: Sequence[Task],
+    weights: Mapping[str, Tensor],
+    low: Forms,
+    high: Forms,
+    measure: Measure,
+    importance: Mapping[str, Tensor],
 ) -> list[tuple[float, Task]]:
-    """For every task that gains by its forms in `low`: squared error saved per byte of the file."""
+    """For every task that gains by its forms in `low`: squared error saved per unit of cost."""
+
+    def error(name: str, form: Form) -> float:
+        return squared_error(weights[name], form, importance.get(name))
+
     base = measure(high)
     gains = []
     for task in tasks:
-        saved = sum(squared_error(weights[n], high[n]) - squared_error(weights[n], low[n]) for n in task.weights)
+        saved = sum(error(n, high[n]) - error(n, low[n]) for n in task.weights)
         more = measure({**high, **{name: low[name] for name in task.weights}}) - base
         if saved > 0:
             gains.append((saved / max(more, 1), task))
     return gains
+
+
+def _energy(weight: Tensor, importance: Tensor | None) -> float:
+    square = weight.to(torch.float64) ** 2
+    return float((square if importance is None else square * importance.to(torch.float64)).sum())
