@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from summands.forms import Codebook, Dense, Form, Grid, LowRank, Sparse, Sum
+from summands.forms import Codebook, Dense, Embedded, Form, Grid, LowRank, Sparse, Successive, Sum
 from summands.views import IN, KERNEL, OUT, SPATIAL, Reshape, View
 
 VALUE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -49,6 +49,39 @@ def low_rank(shape, seed=0, *, rank=2, view: View = OUT, dtype=torch.float32, st
     return LowRank(shape=torch.Size(shape), dtype=dtype, left=left.to(stored), right=right.to(stored), view=view)
 
 
+def successive(*shapes, seed=0, count=300, dtype=torch.float32) -> list[Successive]:
+    """Weights in one sequence of picks; every entry has its own sign, and every tenth event is a refresh."""
+    random = torch.Generator().manual_seed(seed)
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    total = sum(sizes)
+    entries = torch.randint(0, total, (count,), generator=random) if total else torch.zeros(0, dtype=torch.int64)
+    events = ((entries + 1) * (1 - 2 * (entries % 2))).to(torch.int32)
+    events[::10] = 0
+    return [
+        Successive(
+            shape=torch.Size(shape),
+            dtype=dtype,
+            scale=torch.rand((), generator=random) + 0.1,
+            events=events,
+            total=total,
+            offset=sum(sizes[:i]),
+            rule=("paper", "authors")[seed % 2],
+            alpha=3 << 16,
+            seed=seed,
+        )
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def embedded(shape, seed=0, *, planes=5, dtype=torch.float32):
+    random = torch.Generator().manual_seed(seed)
+    shape = torch.Size(shape)
+    levels = (torch.randn(shape, generator=random) * 2.0 ** (planes - 3)).clamp(-(2**planes) + 1, 2**planes - 1)
+    points = torch.randint(1, 256, (planes,), generator=random).to(torch.uint8)
+    step = torch.rand((), generator=random) + 0.01
+    return Embedded(shape=shape, dtype=dtype, levels=levels.trunc().to(torch.int32), step=step, points=points)
+
+
 def dense(shape, seed=0, *, dtype=torch.float32, stored=None):
     random = torch.Generator().manual_seed(seed)
     values = (torch.randn(torch.Size(shape), generator=random) * 3).to(stored or dtype)
@@ -73,6 +106,7 @@ def every_kind() -> dict[str, Form]:
     """Small weights: every form, view, axis and odd shape, and tensors that several of them hold."""
     values, step = torch.tensor([-0.5, 0.25, 2.0]), torch.tensor(0.125, dtype=torch.float16)
     tied = codebook((6, 4), 9)
+    picks = successive((9, 8), (0, 3), (50,), seed=1)
     return {
         "dense": dense((3, 4)),
         "dense.half": dense((5,), stored=torch.bfloat16),
@@ -106,6 +140,13 @@ def every_kind() -> dict[str, Form]:
         "low.rank.spatial": low_rank((6, 4, 3, 3), view=SPATIAL),
         "low.rank.in": low_rank((6, 4), view=IN),
         "low.rank.reshape": low_rank((6, 4), view=Reshape(8), dtype=torch.bfloat16),
+        "embedded": embedded((14, 9)),
+        "embedded.half": embedded((3, 4), 1, planes=1, dtype=torch.float16),
+        "successive": successive((20, 9))[0],
+        "successive.none": successive((20, 9), count=0)[0],
+        "picks.a": picks[0],
+        "picks.none": picks[1],
+        "sum.picks": total(grid((50,)), picks[2]),
         "sum": total(codebook((40, 30), 4, count=2), sparse((40, 30), 4)),
         "sum.three": total(low_rank((6, 4), rank=1), grid((6, 4)), sparse((6, 4)), dtype=torch.float16),
         "sum.double": total(dense((3,), dtype=torch.float64), sparse((3,), dtype=torch.float64), dtype=torch.float64),
@@ -150,6 +191,8 @@ def _terms(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Form:
         lambda: codebook(shape, seed, count=1 + seed % 9, dtype=dtype, axis=axis, stored=stored),
         lambda: grid(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, axis=axis),
         lambda: sparse(shape, seed, keep=seed / 1000, dtype=dtype, stored=stored),
+        lambda: embedded(shape, seed, planes=1 + seed % 7, dtype=dtype),
+        lambda: successive(shape, seed=seed, count=seed, dtype=dtype)[0],
     ]
     if shape and len(shape) <= 4:
         makers.append(lambda: low_rank(shape, seed, rank=seed % 6, dtype=dtype, stored=stored))

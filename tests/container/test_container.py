@@ -146,6 +146,7 @@ def test_the_streaming_writer_writes_the_same_bytes(tmp_path, small_sections, mo
     monkeypatch.setattr(writer, "_IN_MEMORY", 10)  # The sections wait on the disk.
     forms = every_kind()
     shared = [forms["shared.a"].values, forms["grid.step"].step, *forms["tied.a"].tensors().values()]
+    shared.append(forms["picks.a"].events)
     with Writer(tmp_path / "model.sums", shared=shared, metadata=METADATA) as file:
         for name, form in forms.items():
             file.add(name, form)

@@ -1,17 +1,32 @@
 """Refinement layers: every prefix is a valid network, better than the one before, and the whole is exact."""
 
+from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from summands.compressions import Embedded, Successive
 from summands.container import read, read_header, read_prefix, to_bytes
-from summands.container.layers import assemble, count_pieces, take_apart
+from summands.container.layers import MOST, assemble, count_pieces, take_apart
 from summands.errors import ArgumentError, CorruptFileError
 from summands.forms import Form, Sparse, Sum
-from tests.container.samples import check_same, codebook, dense, every_kind, grid, low_rank, networks, sparse, total
+from tests.container.samples import (
+    check_same,
+    codebook,
+    dense,
+    embedded,
+    every_kind,
+    grid,
+    low_rank,
+    networks,
+    sparse,
+    total,
+)
 
 
 def network() -> dict[str, Form]:
@@ -20,6 +35,7 @@ def network() -> dict[str, Form]:
         "sum": total(low_rank((30, 20), rank=9), grid((30, 20), spread=20), sparse((30, 20), keep=0.3)),
         "codebook": total(codebook((25, 40), count=2), sparse((25, 40), keep=0.2), dtype=torch.float16),
         "rank": low_rank((40, 30), rank=12),
+        "planes": embedded((40, 30), planes=6),
         "bias": dense((30,)),
     }
 
@@ -140,3 +156,102 @@ def test_one_weight_at_random_from_a_file_in_layers():
 def test_terms_come_in_the_order_of_the_sum():
     coarse = read_prefix(to_bytes(network(), layers=2), layers=1).forms["codebook"]
     assert not isinstance(coarse, (Sum, Sparse)) and coarse.dtype == torch.float16
+
+
+def laplace(size: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).laplace(size=size)).float()
+
+
+def prefixes(forms: dict[str, Form], layers: int) -> list[dict[str, Form]]:
+    """What each number of layers gives, whether the rest of the file is there or not."""
+    data = to_bytes(forms, layers=layers)
+    found = []
+    for n, end in enumerate(read_header(data).layer_ends, start=1):
+        found.append(read_prefix(data[:end]).forms)
+        check_same(read_prefix(data, layers=n).forms, found[-1])
+    check_same(read(data).forms, forms)
+    return found
+
+
+@pytest.mark.parametrize("mode", ["paper", "authors"])
+@pytest.mark.parametrize("layers", [2, 7])
+def test_successive_weights_are_cut_at_a_pick(mode, layers):
+    weight = laplace(4000)
+    form = Successive(distortion=0.8, mode=mode).project(weight)
+    came = prefixes({"w": form}, layers)
+    assert len(came) == layers
+    counts = [prefix["w"].events.numel() for prefix in came]
+    assert counts == sorted(set(counts)) and counts[-1] == form.events.numel()
+    for count, prefix in zip(counts, came, strict=True):
+        assert prefix["w"].same(form.prefix(count))
+        assert torch.equal(prefix["w"].dense(), form.prefix(count).dense())
+    alone = len(to_bytes({"w": form}))
+    assert len(to_bytes({"w": form}, layers=layers)) < alone * 1.02 + 20 * layers
+
+
+def test_a_shared_sequence_is_cut_at_a_pick():
+    weights = {"a": laplace(3000).reshape(30, 100), "b": 50 * laplace(2000, 1), "c": laplace(10, 2)}
+    forms = Successive(sparsity=0.8, per="task").project_task(weights)
+    forms["d"] = dense((5,))
+    forms["e"] = Sum(
+        shape=forms["b"].shape, dtype=torch.float32, terms=(grid(forms["b"].shape, spread=0.5), forms["b"])
+    )
+    came = prefixes(forms, 6)
+    counts = [prefix["a"].events.numel() for prefix in came]
+    assert len(set(counts)) > 4 and counts == sorted(counts) and counts[-1] == forms["a"].events.numel()
+    for count, prefix in zip(counts, came, strict=True):
+        assert prefix["a"].events is prefix["b"].events
+        for name in "abc":
+            assert prefix[name].same(forms[name].prefix(count))
+    contents = read(to_bytes(forms, layers=6), names=["b"])
+    assert list(contents.forms) == ["b"] and contents.forms["b"].same(forms["b"])
+
+
+def test_a_shared_sequence_takes_what_it_is_worth():
+    """One sequence of picks of three weights costs what that of their join costs."""
+    weights = [laplace(40_000, seed) for seed in range(3)]
+    for distortion in (0.95, 0.8):
+        compression = Successive(distortion=distortion, per="task")
+        forms = compression.project_task({str(i): w for i, w in enumerate(weights)})
+        alone = replace(forms["0"], shape=torch.Size([forms["0"].total]))
+        assert len(to_bytes(forms)) < len(to_bytes({"w": alone})) + 60
+
+
+@pytest.mark.parametrize("layers", [2, 4, 9])
+def test_an_embedded_quantiser_is_cut_at_a_plane(layers):
+    weight = laplace(6000).reshape(60, 100)
+    form = Embedded(0.05).project(weight)
+    came = prefixes({"w": form, "other": embedded((70,), 3)}, layers)
+    planes = [prefix["w"].planes for prefix in came]
+    assert planes == sorted(set(planes)) and planes[-1] == form.planes > 6
+    for count, prefix in zip(planes, came, strict=True):
+        assert prefix["w"].same(form.coarser(form.planes - count))
+        assert prefix["w"].same(Embedded(0.05 * 2 ** (form.planes - count)).project(weight))
+    assert len(to_bytes({"w": form}, layers=layers)) < len(to_bytes({"w": form})) * 1.02 + 20 * layers
+
+
+def test_no_more_than_32_pieces_are_continued():
+    form = Successive(distortion=0.5).project(laplace(4000))
+    data = to_bytes({"w": form}, layers=60)
+    assert len(read_header(data).layouts["w"]) == MOST
+    check_same(read(data).forms, {"w": form})
+
+
+@st.composite
+def small_successive(draw):
+    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=3))
+    seed = draw(st.integers(0, 2**16))
+    weights = {str(i): laplace(size, seed + i).reshape(-1, 1) for i, size in enumerate(sizes)}
+    goal = draw(st.sampled_from([{"sparsity": 0.3}, {"distortion": 0.4}, {"bits_per_weight": 3.0}]))
+    mode, per = draw(st.sampled_from(["paper", "authors"])), draw(st.sampled_from(["weight", "task"]))
+    return Successive(**goal, mode=mode, per=per, seed=seed).project_task(weights), draw(st.integers(2, 5))
+
+
+@given(small_successive())
+def test_every_prefix_of_a_file_is_what_the_encoder_had(case):
+    forms, layers = case
+    with patch("summands.container.layers.SMALLEST", 1):
+        for prefix in prefixes(forms, layers):
+            for name, form in forms.items():
+                exact = form.prefix(prefix[name].events.numel())
+                assert prefix[name].same(exact) and torch.equal(prefix[name].dense(), exact.dense())

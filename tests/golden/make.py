@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from summands.container import to_bytes
 from summands.container.header import VERSION
-from summands.forms import Codebook, Dense, Form, Grid, LowRank, Sparse, Sum
+from summands.forms import Codebook, Dense, Embedded, Form, Grid, LowRank, Sparse, Successive, Sum
 from summands.views import KERNEL, OUT
 
 FOLDER = Path(__file__).parent
@@ -58,6 +58,26 @@ def _grid(shape: tuple[int, ...], seed: int) -> Grid:
     return Grid(shape=torch.Size(shape), dtype=torch.float32, levels=levels, step=torch.tensor(0.0625))
 
 
+def _successive(*sizes: int) -> list[Successive]:
+    """Weights in one sequence of picks, entries of odd number negative, each tenth event a refresh."""
+    entries = _numbers(240, 12) % sum(sizes)
+    events = ((entries + 1) * (1 - 2 * (entries % 2))).to(torch.int32)
+    events[9::10] = 0
+    common = {"dtype": torch.float32, "events": events, "total": sum(sizes), "alpha": 2 << 16, "seed": 5}
+    return [
+        Successive(shape=torch.Size([n]), scale=torch.tensor(0.5 + i), offset=sum(sizes[:i]), **common)
+        for i, n in enumerate(sizes)
+    ]
+
+
+def _embedded(shape: tuple[int, ...], seed: int) -> Embedded:
+    levels = (_floats(shape, seed) * 8).trunc().to(torch.int32)
+    points = torch.tensor([128, 120, 100, 80, 60], dtype=torch.uint8)
+    return Embedded(
+        shape=torch.Size(shape), dtype=torch.float32, levels=levels, step=torch.tensor(0.125), points=points
+    )
+
+
 def _dense(values: torch.Tensor, dtype: torch.dtype = torch.float32) -> Dense:
     return Dense(shape=values.shape, dtype=dtype, values=values)
 
@@ -80,6 +100,7 @@ def small() -> dict[str, Form]:
 def every_kind() -> dict[str, Form]:
     """Every form, with and without an axis, in a few entries each."""
     left, right = _floats((6, 2), 10), _floats((2, 9), 11)
+    picks = _successive(30, 20)
     return {
         "dense": _dense(_floats((4, 3), 1)),
         "dense.bfloat16": _dense(_floats((5,), 2).bfloat16()),
@@ -93,6 +114,10 @@ def every_kind() -> dict[str, Form]:
             shape=torch.Size([3, 3, 2, 3]), dtype=torch.float32, left=left, right=right, view=KERNEL
         ),
         "sum": _sum(_grid((16, 12), 8), _sparse((16, 12), 9, 30)),
+        "successive": _successive(70)[0],
+        "successive.first": picks[0],
+        "successive.second": picks[1],
+        "embedded": _embedded((12, 8), 13),
     }
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import must
-from ..forms import Codebook, Form, Grid, Sum
-from .kinds import Field, Positions, kind_named
+from ..forms import Codebook, Embedded, Form, Grid, Sum
+from .kinds import Digits, Field, Picks, Positions, kind_named
 from .layout import Layout, layout_of
 from .range_coder import DECODE, ENCODE, MEASURE
 from .streams import Section
@@ -31,18 +32,30 @@ class Encoded:
     part_bits: tuple[tuple[float, ...], ...]
 
 
-def encode_section(forms: Sequence[Form], shared: Sequence[Tensor] = ()) -> Encoded:
+Earlier = Callable[[int, Sequence[Form]], Form | None]
+"""(number of a form in its section, the forms before it there) -> the form that the pieces before it make together."""
+
+
+def encode_section(
+    forms: Sequence[Form], shared: Sequence[Tensor] = (), earlier: Sequence[Form | None] = ()
+) -> Encoded:
     """The forms' symbols as bytes; tensors in `shared` (the same objects) are left out.
 
-    `decode_section` needs the forms' layouts and the shared tensors. Cost: 20 to 100 ns an entry, one thread, the
-    GIL released. The same forms give the same bytes on every machine.
+    `earlier` has, for each form that is a later piece of a sequence of picks or of an embedded quantiser, the form of
+    the pieces before it (layers.py): the tensor of that name is coded as what it lacks.
+    `decode_section` needs the forms' layouts, the shared tensors and the earlier forms. Cost: 20 to 100 ns an entry,
+    one thread, the GIL released. The same forms give the same bytes on every machine.
     """
     section = Section(ENCODE)
-    part_bits = tuple(_code_parts(section, form, layout_of(form, shared)) for form in forms)
+    part_bits = tuple(
+        _code_parts(section, form, layout_of(form, shared), before) for form, before in zip_longest(forms, earlier)
+    )
     return Encoded(section.coder.finish(), part_bits)
 
 
-def decode_section(payload: bytes, layouts: Sequence[Layout], shared: Sequence[Tensor] = ()) -> list[Form]:
+def decode_section(
+    payload: bytes, layouts: Sequence[Layout], shared: Sequence[Tensor] = (), earlier: Earlier | None = None
+) -> list[Form]:
     """The forms that `encode_section` coded, on the CPU, equal to the last bit.
 
     Every layout is validated before anything is allocated, and allocation is what `Layout.decoded_bytes` says.
@@ -55,23 +68,27 @@ def decode_section(payload: bytes, layouts: Sequence[Layout], shared: Sequence[T
         for leaf in layout.leaves():
             _check_shared(leaf, shared)
     section = Section(DECODE, payload)
-    forms = [_decode(section, layout, shared) for layout in layouts]
+    forms: list[Form] = []
+    for i, layout in enumerate(layouts):
+        forms.append(_decode(section, layout, shared, earlier(i, forms) if earlier else None))
     section.coder.finish()
     for form in forms:
         form.validate()
     return forms
 
 
-def estimated_bits(form: Form) -> float:
+def estimated_bits(form: Form, earlier: Form | None = None) -> float:
     """Bits that the form takes alone in a section: the coder's own models, run without writing.
+
+    With `earlier`, those of a later piece (`encode_section`).
 
     Shared tensors count fully. Within 1 % + 16 bytes of the encoded size; the cost is about that of encoding.
     """
     section = Section(MEASURE)
-    return sum(_code_parts(section, form, layout_of(form)))
+    return sum(_code_parts(section, form, layout_of(form), earlier))
 
 
-def _code_parts(section: Section, form: Form, layout: Layout) -> tuple[float, ...]:
+def _code_parts(section: Section, form: Form, layout: Layout, earlier: Form | None = None) -> tuple[float, ...]:
     bits = []
     side = None
     for part, leaf in zip(form.parts(), layout.leaves(), strict=True):
@@ -79,16 +96,16 @@ def _code_parts(section: Section, form: Form, layout: Layout) -> tuple[float, ..
         tensors = {name: tensor.detach().cpu() for name, tensor in part.tensors().items()}
         for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
             if stored.shared is None:
-                section.code(tensors[field.name], field, _side_of(field, tensors, side))
+                section.code(tensors[field.name], field, _side_of(field, tensors, side, earlier))
         bits.append(section.coder.bits - before)
         side = _side_after(part, side)
     return tuple(bits)
 
 
-def _decode(section: Section, layout: Layout, shared: Sequence[Tensor]) -> Form:
+def _decode(section: Section, layout: Layout, shared: Sequence[Tensor], earlier: Form | None) -> Form:
     shape = torch.Size(layout.shape)
     if not layout.terms:
-        return _decode_leaf(section, layout, shared, None)
+        return _decode_leaf(section, layout, shared, None, earlier)
     terms: list[Form] = []
     side = None
     for term in layout.terms:
@@ -97,21 +114,29 @@ def _decode(section: Section, layout: Layout, shared: Sequence[Tensor]) -> Form:
     return Sum(shape=shape, dtype=layout.dtype, terms=tuple(terms))
 
 
-def _decode_leaf(section: Section, layout: Layout, shared: Sequence[Tensor], side: Tensor | None) -> Form:
+def _decode_leaf(
+    section: Section,
+    layout: Layout,
+    shared: Sequence[Tensor],
+    side: Tensor | None,
+    earlier: Form | None = None,
+) -> Form:
     kind = kind_named(layout.kind)
     fields: dict[str, Any] = kind.plain(layout.numbers)
     for field, stored in zip(layout.fields(), layout.stored, strict=True):
         if stored.shared is None:
             tensor = torch.empty(field.dims, dtype=stored.dtype)
-            section.code(tensor, field, _side_of(field, fields, side))
+            section.code(tensor, field, _side_of(field, fields, side, earlier))
         else:
             tensor = shared[stored.shared]
         fields[field.name] = tensor
     return kind.form(shape=torch.Size(layout.shape), dtype=layout.dtype, **fields)
 
 
-def _side_of(field: Field, tensors: dict[str, Any], side: Tensor | None) -> Tensor | None:
-    """What an earlier term of the sum says about each entry of this tensor, if anything."""
+def _side_of(field: Field, tensors: dict[str, Any], side: Tensor | None, earlier: Form | None) -> Tensor | None:
+    """What earlier pieces, or an earlier term of the sum, say about the entries of this tensor, if anything."""
+    if isinstance(field.symbols, (Picks, Digits)):
+        return None if earlier is None else earlier.tensors()[field.name].detach().cpu()
     if side is None or isinstance(field.symbols, Positions):
         return side
     if "indices" in tensors and field.name == "values":
@@ -129,7 +154,7 @@ def _side_after(form: Form, side: Tensor | None) -> Tensor | None:
     if isinstance(form, Codebook):
         codes, last = form.codes.cpu().to(torch.int64), form.values.shape[-1] - 1
         return (torch.where(codes == last, 3, (codes > 0) + ((2 * codes > last) & (codes > 0)).int())).to(torch.uint8)
-    if isinstance(form, Grid):
+    if isinstance(form, (Grid, Embedded)):
         return (torch.sign(form.levels.cpu()) + 1).to(torch.uint8)
     return None
 

@@ -15,6 +15,7 @@ import torch
 
 from .. import forms
 from ..errors import must
+from ..forms.embedded import MAX_PLANES
 from ..forms.successive import MAX_ALPHA, MAX_TOTAL, RULES
 from ..forms.transform import check_basis
 from ..views import Reshape, View, parse_view
@@ -41,6 +42,11 @@ class Levels(Symbols):
 
     def check(self, dtype: torch.dtype) -> None:
         _check_integers(dtype)
+
+
+@dataclass(frozen=True)
+class Digits(Levels):
+    """Levels; where those of half as many cells are known, the binary digit that these lack, with the level's sign."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,10 @@ class Positions(Symbols):
 
 @dataclass(frozen=True)
 class Picks(Symbols):
-    """The events of successive pruning in a vector of `total` entries, int32 (forms/successive.py)."""
+    """The events of successive pruning in a vector of `total` entries, int32 (forms/successive.py).
+
+    Where the first events are known, those that follow.
+    """
 
     total: int
     seed: int
@@ -179,6 +188,20 @@ def _successive_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field,
     return Field("scale", (), FLOATS), Field("events", (count,), Picks(total, seed))
 
 
+def _events_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    total, seed = numbers
+    if len(shape) != 1 or total > MAX_TOTAL or (shape[0] and not total):
+        raise ValueError(must("the entries of a vector of picks", f"in [1, {MAX_TOTAL}]", total))
+    return (Field("values", shape, Picks(total, seed)),)
+
+
+def _embedded_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    (planes,) = numbers
+    if not 1 <= planes <= MAX_PLANES:
+        raise ValueError(must("the number of planes", f"in [1, {MAX_PLANES}]", planes))
+    return Field("step", (), FLOATS), Field("points", (planes,), Codes(256)), Field("levels", shape, Digits())
+
+
 def _successive_numbers(form: forms.Successive) -> Numbers:
     if form.sizes:
         raise ValueError("a vector that joins weights is coded as its split forms")
@@ -259,6 +282,15 @@ KINDS: tuple[Kind, ...] = (
         _successive_fields,
         lambda n: {"total": n[1], "offset": n[2], "rule": RULES[n[3]], "alpha": n[4], "seed": n[5]},
     ),
+    Kind(
+        8,
+        forms.Events,
+        2,
+        lambda form: (form.total, form.seed),
+        _events_fields,
+        lambda numbers: {"total": numbers[0], "seed": numbers[1]},
+    ),
+    Kind(9, forms.Embedded, 1, lambda form: (form.planes,), _embedded_fields),
 )
 
 

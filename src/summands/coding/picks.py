@@ -5,6 +5,9 @@ encoder's alone. The model follows it: S is drawn down to nothing between two re
 is sent before it, says about how much of S is left at every pick. k is coded in units of about a sixth of the index so
 expected: adaptive binary decisions, which learn how far off the expectation is, then plain bits. A sign is sent with
 an entry's first pick.
+
+A later piece of a sequence goes on where the one before ended: both ends run the events that they know through the
+models first, and only a new run's length stands at the cut.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .range_coder import DECODE, code_bit, code_number, code_raw
+from .range_coder import DECODE, MEASURE, code_bit, code_number, code_raw
 from .sequence import new_sequence, next_place, position_at
 
 _FARTHEST = 64  # epochs: no pick of an encoder is so far from the last one, with probability e^-64
@@ -42,13 +45,13 @@ def _code_length(mode, low, width, position, data, model, base, value):
 
 
 @njit(cache=True, nogil=True)
-def _run_length(events, start, place, sequence):
+def _run_length(events, start, stop, place, sequence):
     """Picks before the next refresh; of the last run, as many as S seems to have had, by the mean of its indices."""
     end = start
-    while end < events.size and events[end] != 0:
+    while end < stop and events[end] != 0:
         end += 1
     length = np.int64(end - start)
-    if end < events.size or length == 0:
+    if end < stop or length == 0:
         return length
     # E[k] = n/|S| and |S| = L - j at the j-th pick: the sum of k (L - j) is about n times the number of picks.
     total, indices, weighted = sequence[1], np.int64(0), float(0)
@@ -61,20 +64,27 @@ def _run_length(events, start, place, sequence):
 
 
 @njit(cache=True, nogil=True)
-def code_picks(mode, state, data, model, events, total, seed):
-    """The events of a successive form; False when they are impossible: a pick too far away, an entry with two signs."""
-    low, width, position = state[0], state[1], np.int64(state[2])
+def code_picks(mode, state, data, model, events, known, total, seed):
+    """The events from number `known` on of a successive form, of which both ends know those before.
+
+    False when they are impossible: a pick too far away, an entry with two signs.
+    """
+    low, width, position = state[0], state[1], np.int64(0)
     # Which entries were picked, and their signs: open addressing, so that memory is bounded by the events.
     places = np.int64(16)
     while places < 2 * events.size:
         places *= 2
     seen = np.zeros(places, dtype=np.int32)
     sequence, place = new_sequence(seed, total), np.int64(0)
-    refreshes, left, e = 0, np.int64(-1), 0
+    refreshes, left, e, stop, coded = 0, np.int64(-1), 0, known, mode
+    mode = MEASURE
     while e < events.size:
+        if e == known:
+            low, width, position = state[0], state[1], np.int64(state[2])
+            mode, stop, left = coded, events.size, np.int64(-1)
         if left < 0:
             if mode != DECODE:
-                left = _run_length(events, e, place, sequence)
+                left = _run_length(events, e, stop, place, sequence)
             runs = _RUNS + (33 if refreshes % 20 == 0 else 0)
             low, width, position, left = _code_length(mode, low, width, position, data, model, runs, left)
         if left == 0:

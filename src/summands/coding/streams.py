@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import must
 from . import contexts as kernels
 from .choices import CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
-from .kinds import Codes, Field, Levels, Picks, Positions
+from .digits import DIGIT_CONTEXTS, code_digits
+from .kinds import Codes, Digits, Field, Levels, Picks, Positions
 from .picks import PICK_CONTEXTS, code_picks
 from .range_coder import DECODE, MEASURE, Coder, new_model
 
@@ -29,6 +30,7 @@ _SCALES: Trials = (
     ("rate", (0, 1, 2, 3)),
     ("drift", (1, 2, 3)),
 )
+_DIGIT_TRIALS: Trials = tuple(trial for trial in _SCALES if trial[0] != "detail")
 _LEVEL_TRIALS: Trials = (*_SCALES, ("signs", (0, 1)))
 _CODE_TRIALS: Trials = (("kernel", (0, 1)), *_SCALES, ("signs", (0, 1)), ("kernel", (0, 1)))
 _FLOAT_TRIALS: Trials = (
@@ -91,17 +93,20 @@ class Section:
     def code(self, tensor: Tensor, field: Field, side: Tensor | None = None) -> None:
         """Codes a tensor, or fills it with what is decoded.
 
-        `side` has, for each entry of the weight, a number below SIDES that the decoder knows by now.
+        `side` is what the decoder knows by now: for each entry of the weight a number below SIDES; of digits the levels
+        so far; of picks the events before.
         """
         symbols = field.symbols
         if tensor.numel() == 0:
             return
         if isinstance(symbols, Picks):
-            self._picks(tensor, symbols)
+            self._picks(tensor, symbols, side)
         elif isinstance(symbols, Positions):
             self._positions(tensor, symbols, side)
         elif isinstance(symbols, Codes):
             self._codes(tensor, symbols.count)
+        elif isinstance(symbols, Digits) and side is not None:
+            self._digits(tensor, side)
         elif isinstance(symbols, Levels) or tensor.dtype in _INTEGERS:
             self._integers(tensor)
         elif tensor.dtype in _FLOATS:
@@ -109,12 +114,21 @@ class Section:
         else:
             self._bytes(tensor)
 
-    def _picks(self, tensor: Tensor, symbols: Picks) -> None:
-        events, coder = np.ascontiguousarray(tensor.numpy()), self.coder
-        coder.reserve(48 * events.size)
+    def _picks(self, tensor: Tensor, symbols: Picks, before: Tensor | None) -> None:
+        coder, known = self.coder, 0 if before is None else before.numel()
+        events = (tensor if before is None else torch.cat([before, tensor])).contiguous().numpy()
+        coder.reserve(48 * tensor.numel())
         model = self.models("picks", PICK_CONTEXTS)
-        if not code_picks(coder.mode, coder.state, coder.data, model, events, symbols.total, symbols.seed):
+        if not code_picks(coder.mode, coder.state, coder.data, model, events, known, symbols.total, symbols.seed):
             raise ValueError("a pick that successive pruning cannot make")
+        if coder.mode == DECODE:
+            tensor.copy_(torch.from_numpy(events[known:]))
+
+    def _digits(self, tensor: Tensor, known: Tensor) -> None:
+        array = np.ascontiguousarray(tensor.numpy())
+        self._code(_Stream("digits", _run_digits, _DIGIT_TRIALS, 8), array, known.numpy())
+        if self.coder.mode == DECODE:
+            tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 
     def _positions(self, tensor: Tensor, symbols: Positions, side: Tensor | None) -> None:
         indices, coder = tensor.numpy(), self.coder
@@ -215,14 +229,14 @@ class Section:
     def _choose(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None) -> Choice:
         if array.size < _SMALL:
             return Choice()
-        rare = stream.trials is not _FLOAT_TRIALS and int(np.count_nonzero(array)) < _RARE * array.size
+        rare = stream.trials not in (_FLOAT_TRIALS, _DIGIT_TRIALS) and int(np.count_nonzero(array)) < _RARE * array.size
         part = sample(array, rare=rare)
         part_sides = None if sides is None else sample(sides, rare=rare)
         scans = len(orders(array.ndim))
         trials = [(name, tuple(v for v in values if name != "scan" or v < scans)) for name, values in stream.trials]
         start = self.choices.get(stream.name, Choice())
         start = replace(start, scan=start.scan if start.scan < scans else 0)
-        if stream.trials is not _FLOAT_TRIALS:
+        if stream.trials not in (_FLOAT_TRIALS, _DIGIT_TRIALS):
             start = replace(start, detail=int(rare))
         return best_choice(start, trials, lambda choice: self._bits(stream, part, part_sides, choice))
 
@@ -270,6 +284,11 @@ def _run_flags(
 
 def _run_levels(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
     _run_flags(coder, models, x, columns, side, choice, binary=False)
+
+
+def _run_digits(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
+    model = models(f"digits {choice.mix}", DIGIT_CONTEXTS)
+    code_digits(coder.mode, coder.state, coder.data, model, x, columns, side, choice.for_kernel())
 
 
 def _code_runner(bits: int, count: int) -> Run:

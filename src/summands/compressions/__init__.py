@@ -6,6 +6,7 @@ This is the package list. A compression that stands here can be written in a pla
 from .additive import Additive
 from .auto import Auto
 from .compression import Compression, Terms, squared_error
+from .embedded import Embedded
 from .fixed_codebook import Binary, FixedCodebook, PowersOfTwo, Ternary
 from .grid import Grid
 from .keep import Keep
@@ -26,6 +27,7 @@ __all__ = [
     "Auto",
     "Binary",
     "Compression",
+    "Embedded",
     "FixedCodebook",
     "Grid",
     "Keep",
@@ -52,6 +54,7 @@ __all__ = [
 COMPRESSIONS: tuple[type[Compression], ...] = (
     Auto,
     Binary,
+    Embedded,
     FixedCodebook,
     Grid,
     Keep,

@@ -39,13 +39,20 @@ MAX_METADATA = 16 << 20
 PRELUDE_BYTES = len(MAGIC) + 3 * 9
 """The magic and three varints of at most nine bytes."""
 CHECKSUM_BYTES = 4
+CONTINUED = ("Successive", "Events", "Embedded")
+"""The kinds whose later pieces are coded as what the pieces before them leave open."""
+CONTINUED_BYTES = 6
+"""Memory for a byte of such pieces, at most, while the next one is decoded: what they say together, who was picked."""
 ENTRY_BYTES = 16
 """Memory that decoding takes for an entry, at most, besides the result: copies in scan order, means, neighbours."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One form in a section: a weight, a row block of it, or a piece of one of its terms."""
+    """One form in a section: a weight, a row block of it, or a piece of one of its terms.
+
+    In a refinement layer, the numbers of the weights go on with those of the shared tensors.
+    """
 
     weight: int
     layout: Layout
@@ -106,7 +113,8 @@ class Header:
         found: list[list[Layout]] = [[] for _ in self.names]
         for section in self.sections:
             for member in section.members:
-                found[member.weight].append(member.layout)
+                if member.weight < len(found):
+                    found[member.weight].append(member.layout)
         return {name: tuple(layouts) for name, layouts in zip(self.names, found, strict=True)}
 
     def shape(self, name: str) -> torch.Size:
@@ -153,7 +161,14 @@ class Header:
         for section in chosen:
             for member in section.members if section is not self.shared else ():
                 joined[member.weight] += member.layout.decoded_bytes
-        return ENTRY_BYTES * sum(nlargest(threads, coded)) + max(joined.values(), default=0)
+        known = CONTINUED_BYTES * max(joined.values(), default=0) if self.is_continued else 0
+        return ENTRY_BYTES * sum(nlargest(threads, coded)) + max(joined.values(), default=0) + known
+
+    @property
+    def is_continued(self) -> bool:
+        """True when pieces are coded as what others before them leave open: sections are decoded in order."""
+        members = (member for section in self.sections for member in section.members)
+        return self.is_progressive and any(member.layout.kind in CONTINUED for member in members)
 
 
 def write_header(header: Header) -> bytes:
@@ -207,7 +222,8 @@ def read_body(reader: HeaderReader, version: int, features: int, size_bytes: int
     blocks_allowed = not features & PROGRESSIVE
     layers = [_read_first_layer(reader, len(names), blocks_allowed)]
     if features & PROGRESSIVE:
-        layers.extend(_read_refinement(reader, len(names)) for _ in range(_count(reader, MAX_LAYERS)))
+        weights = len(names) + (len(shared.members) if shared else 0)
+        layers.extend(_read_refinement(reader, weights) for _ in range(_count(reader, MAX_LAYERS)))
     metadata_bytes = reader.varint(MAX_METADATA)
     metadata_checksum = _read_checksum(reader) if metadata_bytes else 0
     if reader.remaining:

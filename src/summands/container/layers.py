@@ -5,16 +5,22 @@ A form is taken apart into *pieces* of its terms, each a form itself:
     Grid      base-4 digits of the levels, signed, the most significant first: levels = sum_k 4^(m-1-k) piece_k.levels
     Sparse    the largest quarter of the entries, the next quarter, the rest
     LowRank   the first quarter of the ranks, the next quarter, the rest
+    Embedded  the planes of the levels, signed, the highest first: levels = sum_k 2^(m-1-k) piece_k.levels
+    Successive   runs of events, one for each layer
     others    one piece
     Sum       the pieces of its terms; a term without a piece yet is absent
 
 `assemble` puts together any pieces that came, and all of them give the form back exactly. Pieces follow each other by
 value, the decrease of the squared error relative to the weight's norm, per estimated bit.
+
+A piece of the last two is coded as what the pieces before it leave open (`so_far`), at the cost of the whole. Events
+that several weights share are a shared tensor, which has pieces of its own: the first run stands where shared tensors
+stand, and each weight holds it; the later runs come as pieces of that tensor (`cut_sequences`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -23,11 +29,16 @@ import torch
 from torch import Tensor
 
 from ..coding import estimated_bits
-from ..forms import Form, Grid, LowRank, Sparse, Sum
+from ..forms import Embedded, Events, Form, Grid, LowRank, Sparse, Successive, Sum
 from ..forms.sum import wide_dtype
+from .header import CONTINUED
 
 SMALLEST = 64
-"""Grids with fewer entries than this, and sparse terms with fewer kept ones, are one piece: it costs some ten bytes."""
+"""Of fewer entries, kept ones or events, a grid, a sparse term or a run is one piece: it costs some ten bytes."""
+
+
+MOST = 32
+"""Pieces of a term that are coded as what those before leave open, at most: each decodes these again."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,14 @@ class Piece:
     form: Form
 
 
-def take_apart(form: Form, shared: Collection[int]) -> list[Piece]:
-    """The pieces of a form, in the order in which they must come; `shared` holds the `id` of tensors to leave whole."""
-    pieces = [Piece(k, piece) for k, term in enumerate(form.parts()) for piece in _split(term, shared)]
+def take_apart(form: Form, shared: Collection[int], runs: int = MOST) -> list[Piece]:
+    """The pieces of a form, in the order in which they must come.
+
+    Args:
+        shared: holds the `id` of tensors to leave whole.
+        runs: at most so many of a sequence of events.
+    """
+    pieces = [Piece(k, piece) for k, term in enumerate(form.parts()) for piece in _split(term, shared, runs)]
     # Alone, the first term is the weight: pieces have the weight's dtype, and get the terms' own back in the sum.
     return [Piece(p.term, replace(p.form, dtype=form.dtype)) for p in pieces]
 
@@ -59,14 +75,62 @@ def assemble(pieces: Sequence[Piece], declared: Mapping[int, int]) -> Form:
     return Sum(shape=shape, dtype=dtype, terms=tuple(replace(t, dtype=wide_dtype(dtype)) for t in terms))
 
 
-def schedule(forms: Sequence[Form], layers: int, shared: Collection[int]) -> list[list[tuple[int, Piece]]]:
-    """All pieces as (weight, piece), in `layers` layers of about equal size after the first, which has all weights."""
+def so_far(pieces: Sequence[Form]) -> Form | None:
+    """What the decoder knows of a term before the next of its pieces; None where that piece is coded alone."""
+    return _join(pieces, len(pieces)) if pieces and type(pieces[0]).__name__ in CONTINUED else None
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """The runs of a shared sequence of events, and which weights hold the whole of it."""
+
+    pieces: list[Piece]
+    holders: list[Form]
+    whole: Tensor
+
+    @property
+    def first(self) -> Tensor:
+        return self.pieces[0].form.tensors()["values"]
+
+    def holding(self, count: int) -> list[Form]:
+        """The holders with the first `count` runs."""
+        events = torch.cat([piece.form.tensors()["values"] for piece in self.pieces[:count]])
+        return [form.map(lambda tensor: events if tensor is self.whole else tensor) for form in self.holders]
+
+
+def cut_sequences(forms: Sequence[Form], layers: int, shared: Collection[int]) -> tuple[list[Form], list[Runs]]:
+    """The forms with the first run of every sequence of events that they share, and all runs of each."""
+    found: dict[int, Runs] = {}
+    for form in forms:
+        for part in form.parts():
+            if isinstance(part, Successive) and id(part.events) in shared and id(part.events) not in found:
+                events = part.events
+                pieces = [
+                    Piece(0, Events(shape=run.shape, dtype=run.dtype, values=run, total=part.total, seed=part.seed))
+                    for run in _runs(events, layers)
+                ]
+                holders = [f for f in forms if any(tensor is events for tensor in f.tensors().values())]
+                found[id(events)] = Runs(pieces, holders, events)
+    cut = {whole: runs.first for whole, runs in found.items()}
+    return [form.map(lambda tensor: cut.get(id(tensor), tensor)) for form in forms], list(found.values())
+
+
+def schedule(
+    forms: Sequence[Form], layers: int, shared: Collection[int], sequences: Sequence[Runs] = ()
+) -> list[list[tuple[int, Piece]]]:
+    """All pieces as (weight, piece), in `layers` layers of about equal size after the first, which has all weights.
+
+    The later runs of the sequences follow as those of the weights with the numbers len(forms) and up.
+    """
     first: list[tuple[int, Piece]] = []
     steps: list[_Step] = []
     for i, form in enumerate(forms):
-        pieces = take_apart(form, shared)
+        pieces = take_apart(form, shared, layers)
         first.append((i, pieces[0]))
-        steps.extend(_steps(i, form, pieces))
+        declared = count_pieces(p.term for p in pieces)
+        steps.extend(_steps(i, pieces, [form], lambda n, p=pieces, d=declared: [assemble(p[:n], d)]))
+    for i, runs in enumerate(sequences, start=len(forms)):
+        steps.extend(_steps(i, runs.pieces, runs.holders, runs.holding))
     # Stable, so that the steps of one weight, whose values decrease, keep their order.
     steps.sort(key=lambda step: -step.value)
     total, done = sum(step.bits for step in steps), 0.0
@@ -93,23 +157,35 @@ class _Step:
         return self.gain / max(self.bits, 1.0)
 
 
-def _steps(weight: int, form: Form, pieces: Sequence[Piece]) -> list[_Step]:
-    """The refinements of one weight in order, merged where needed so that each lowers the error, the best first."""
+def _steps(
+    weight: int, pieces: Sequence[Piece], exact: Sequence[Form], after: Callable[[int], Sequence[Form]]
+) -> list[_Step]:
+    """The refinements of one weight in order, merged where needed so that each lowers the error, the best first.
+
+    `after` gives what `exact` is known as after so many pieces.
+    """
     if len(pieces) == 1:
         return []
-    declared = count_pieces(p.term for p in pieces)
-    exact = form.dense().to(torch.float64)
-    scale = float(exact.square().sum()) or 1.0
-    error = float((exact - assemble(pieces[:1], declared).dense()).square().sum()) / scale
+    error = _error(exact, after(1))
     steps: list[_Step] = []
     for n, piece in enumerate(pieces[1:], start=2):
-        before, error = error, float((exact - assemble(pieces[:n], declared).dense()).square().sum()) / scale
-        steps.append(_Step(weight, [piece], before - error, estimated_bits(piece.form)))
+        before, error = error, _error(exact, after(n))
+        known = so_far([p.form for p in pieces[: n - 1] if p.term == piece.term])
+        steps.append(_Step(weight, [piece], before - error, estimated_bits(piece.form, known)))
         while len(steps) > 1 and (steps[-1].value >= steps[-2].value or steps[-2].gain <= 0):
             last = steps.pop()
             kept = steps[-1]
             steps[-1] = _Step(weight, kept.pieces + last.pieces, kept.gain + last.gain, kept.bits + last.bits)
     return steps
+
+
+def _error(exact: Sequence[Form], known: Sequence[Form]) -> float:
+    """The squared errors relative to the norms, summed."""
+    total = 0.0
+    for one, other in zip(exact, known, strict=True):
+        dense = one.dense().to(torch.float64)
+        total += float((dense - other.dense()).square().sum()) / (float(dense.square().sum()) or 1.0)
+    return total
 
 
 def count_pieces(terms: Iterable[int]) -> dict[int, int]:
@@ -120,10 +196,15 @@ def count_pieces(terms: Iterable[int]) -> dict[int, int]:
     return counts
 
 
-def _split(term: Form, shared: Collection[int]) -> list[Form]:
+def _split(term: Form, shared: Collection[int], runs: int) -> list[Form]:
     match term:
         case Grid() if id(term.levels) not in shared and term.size >= SMALLEST and term.levels.dtype.is_signed:
             return [replace(term, levels=digit) for digit in _digits(term.levels)]
+        case Embedded() if id(term.levels) not in shared and term.size >= SMALLEST:
+            sign, size = term.levels.sign(), term.levels.abs()
+            return [replace(term, levels=sign * (size >> p & 1)) for p in reversed(range(term.planes))]
+        case Successive() if id(term.events) not in shared:
+            return [replace(term, events=run) for run in _runs(term.events, runs)]
         case Sparse() if not {id(term.values), id(term.indices)} & set(shared) and term.values.numel() >= SMALLEST:
             order = term.values.to(torch.float64).abs().argsort(descending=True, stable=True)
             runs = [order[a:b].sort().values for a, b in _quarters(order.numel())]
@@ -136,15 +217,30 @@ def _split(term: Form, shared: Collection[int]) -> list[Form]:
 def _join(pieces: Sequence[Any], declared: int) -> Form:
     """One term from its first pieces; ValueError when they do not go together."""
     first = pieces[0]
-    if any((type(p), p.shape, p.dtype) != (type(first), first.shape, first.dtype) for p in pieces):
+    if any(type(p) is not type(first) or p.dtype != first.dtype for p in pieces):
         raise ValueError("pieces of different kinds")
     if declared == 1:
         return first
+    if not isinstance(first, Events) and any(p.shape != first.shape for p in pieces):
+        raise ValueError("pieces of different shapes")
     match first:
         case Grid():
             if any(p.step is not first.step or p.axis != first.axis for p in pieces):
                 raise ValueError("pieces of a grid with different steps")
-            return replace(first, levels=_from_digits([p.levels for p in pieces], declared))
+            return replace(first, levels=_from_digits([p.levels for p in pieces], 4, declared))
+        case Embedded():
+            if any(p.step is not first.step or p.points is not first.points for p in pieces):
+                raise ValueError("pieces of an embedded quantiser with different steps")
+            missing = declared - len(pieces)
+            levels = _from_digits([p.levels for p in pieces], 2, len(pieces))
+            return replace(first, levels=levels, step=first.step * 2**missing, points=first.points[missing:])
+        case Successive():
+            if any(p.scale is not first.scale for p in pieces):
+                raise ValueError("pieces of a successive weight with different scales")
+            return replace(first, events=torch.cat([p.events for p in pieces]))
+        case Events():
+            values = torch.cat([p.values for p in pieces])
+            return replace(first, shape=values.shape, values=values)
         case Sparse():
             indices, order = torch.cat([p.indices for p in pieces]).sort()
             values = torch.cat([p.values for p in pieces])[order]
@@ -175,8 +271,14 @@ def _digits(levels: Tensor) -> list[Tensor]:
     return [digit.to(levels.dtype) for digit in [rest, *reversed(digits)]]
 
 
-def _from_digits(digits: Sequence[Tensor], declared: int) -> Tensor:
+def _runs(events: Tensor, most: int) -> list[Tensor]:
+    """The events in runs of about equal length, one at least."""
+    count = max(min(most, MOST, events.numel() // SMALLEST), 1)
+    return [run.clone() for run in events.tensor_split(count)]
+
+
+def _from_digits(digits: Sequence[Tensor], base: int, declared: int) -> Tensor:
     total = torch.zeros_like(digits[0], dtype=torch.int64)
     for digit in digits:
-        total = 4 * total + digit
-    return (total * 4 ** (declared - len(digits))).to(digits[0].dtype)
+        total = base * total + digit
+    return (total * base ** (declared - len(digits))).to(digits[0].dtype)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from ..coding import decode_section
+from ..coding.codec import Earlier
 from ..errors import (
     ArgumentError,
     CorruptFileError,
@@ -34,6 +35,7 @@ from ..forms import Form
 from .blocks import stack_blocks
 from .header import (
     CHECKSUM_BYTES,
+    CONTINUED,
     KNOWN_FEATURES,
     MAGIC,
     MAX_HEADER,
@@ -46,7 +48,7 @@ from .header import (
     read_body,
     unpack,
 )
-from .layers import Piece, assemble, count_pieces
+from .layers import Piece, assemble, count_pieces, so_far
 from .validate import check
 
 Source = str | Path | bytes | BinaryIO
@@ -97,7 +99,7 @@ def read(
         if file.size != header.file_bytes:
             raise CorruptFileError(f"the header declares {header.file_bytes} bytes, the file has {file.size}")
         wanted = _weights(header, names)
-        sections = [s for s in header.sections if any(member.weight in wanted for member in s.members)]
+        sections = _needed(header, wanted)
         return _decode(file, header, sections, wanted, len(header.layers), max_bytes, threads)
 
 
@@ -236,7 +238,7 @@ def _decode(
     if threads is not None and threads < 1:
         raise ArgumentError(must("threads", "at least 1", threads))
     limit = max(LEAST_LIMIT, LIMIT_FACTOR * file.size) if max_bytes is None else max_bytes
-    count = min(threads or os.cpu_count() or 1, max(len(sections), 1))
+    count = 1 if header.is_continued else min(threads or os.cpu_count() or 1, max(len(sections), 1))
     memory, working = header.memory_bytes(sections), header.working_bytes(sections, count)
     if memory + working > limit:
         raise LimitError(
@@ -246,22 +248,34 @@ def _decode(
     metadata = _read_metadata(file, header)
     shared = _decode_shared(file, header)
 
-    def decoded(section: Section) -> list[Form]:
-        first, more = header.names[section.members[0].weight], len(section.members) - 1
-        return _decode_section(file, section, shared, f"weight {first!r}" + (f" and {more} more" if more else ""))
+    # Of every weight whose pieces are decoded, and of every shared tensor.
+    came: dict[int, list[Piece]] = {m.weight: [] for section in sections for m in section.members}
+    came |= {len(header.names) + i: [Piece(0, form)] for i, form in enumerate(shared)}
+    tensors = [form.tensors()["values"] for form in shared]
 
-    came: dict[int, list[Piece]] = {weight: [] for weight in sorted(wanted)}
+    def decoded(section: Section) -> list[Form]:
+        def earlier(i: int, forms: Sequence[Form]) -> Form | None:
+            here = section.members[i]
+            key = here.weight, here.term
+            before = [p.form for p in came[here.weight] if p.term == here.term]
+            return so_far(
+                [*before, *(f for f, m in zip(forms, section.members, strict=False) if (m.weight, m.term) == key)]
+            )
+
+        what = _described(header, section)
+        return _decode_section(file, section, tensors, what, earlier if header.is_progressive else None)
+
     for section, forms in zip(sections, _in_threads(decoded, sections, count), strict=True):
         for member, form in zip(section.members, forms, strict=True):
-            if member.weight in came:
-                came[member.weight].append(Piece(member.term, form))
+            came[member.weight].append(Piece(member.term, form))
+    longer = {id(tensor): _longer(came.pop(len(header.names) + i)) for i, tensor in enumerate(tensors)}
     declared = _declared(header)
     whole = {}
-    for weight in list(came):
+    for weight in sorted(wanted):
         pieces = came.pop(weight)
         with _corrupt(f"weight {header.names[weight]!r}"):
             if header.is_progressive:
-                form = assemble(pieces, declared[weight])
+                form = assemble(pieces, declared[weight]).map(lambda tensor: longer.get(id(tensor), tensor))
                 form.validate()
             else:
                 form = stack_blocks([piece.form for piece in pieces])
@@ -274,22 +288,49 @@ def _declared(header: Header) -> list[dict[int, int]]:
     terms: list[list[int]] = [[] for _ in header.names]
     for section in header.sections:
         for member in section.members:
-            terms[member.weight].append(member.term)
+            if member.weight < len(terms):
+                terms[member.weight].append(member.term)
     return [count_pieces(own) for own in terms]
 
 
-def _decode_shared(file: _File, header: Header) -> list[Tensor]:
-    if not header.shared:
-        return []
-    return [form.tensors()["values"] for form in _decode_section(file, header.shared, [], "the shared tensors")]
+def _needed(header: Header, wanted: Iterable[int]) -> list[Section]:
+    """The sections to decode for these weights.
+
+    With theirs come those of the pieces that others continue in the same section, and of all shared tensors.
+    """
+    weights = set(wanted)
+    while True:
+        shared = len(header.names)
+        chosen = [s for s in header.sections if any(m.weight in weights or m.weight >= shared for m in s.members)]
+        also = {m.weight for s in chosen for m in s.members if header.is_continued and m.layout.kind in CONTINUED}
+        if also <= weights:
+            return chosen
+        weights |= also
 
 
-def _decode_section(file: _File, section: Section, shared: Sequence[Tensor], what: str) -> list[Form]:
+def _longer(pieces: Sequence[Piece]) -> Tensor:
+    """A shared tensor of the pieces that came."""
+    return assemble(pieces, {0: len(pieces)}).tensors()["values"]
+
+
+def _described(header: Header, section: Section) -> str:
+    first, more = section.members[0].weight, len(section.members) - 1
+    name = f"weight {header.names[first]!r}" if first < len(header.names) else "a shared tensor"
+    return name + (f" and {more} more" if more else "")
+
+
+def _decode_shared(file: _File, header: Header) -> list[Form]:
+    return _decode_section(file, header.shared, [], "the shared tensors") if header.shared else []
+
+
+def _decode_section(
+    file: _File, section: Section, shared: Sequence[Tensor], what: str, earlier: Earlier | None = None
+) -> list[Form]:
     payload = file.pull(section.offset, section.size_bytes)
     if zlib.crc32(payload) != section.checksum:
         raise CorruptFileError(f"{what}: the section at byte {section.offset} does not have its checksum")
     with _corrupt(what), _memory(section):
-        return decode_section(payload, [member.layout for member in section.members], shared)
+        return decode_section(payload, [member.layout for member in section.members], shared, earlier)
 
 
 @contextmanager

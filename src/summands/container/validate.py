@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..coding import Layout
 from ..forms.sum import wide_dtype
 from .header import Header
+from .layers import MOST
 
 MAX_DIGITS = 32
 """Base-4 digits of a 64-bit level."""
@@ -21,16 +22,18 @@ def check(header: Header) -> None:
         twice = next(name for i, name in enumerate(header.names) if name in header.names[:i])
         raise ValueError(f"two weights are named {twice!r}")
     shared = [member.layout for member in header.shared.members] if header.shared else []
-    if any(layout.kind != "Dense" or layout.stored[0].shared is not None for layout in shared):
-        raise ValueError("a shared tensor must be Dense and stored where it stands")
+    if any(layout.kind not in ("Dense", "Events") or layout.stored[0].shared is not None for layout in shared):
+        raise ValueError("a shared tensor must be Dense or Events and stored where it stands")
     if any(layout.dtype != layout.stored[0].dtype for layout in shared):
         raise ValueError("a shared tensor of two dtypes")
     for name, layouts in header.layouts.items():
         for layout in layouts:
             for leaf in layout.leaves():
+                if leaf.kind == "Events":
+                    raise ValueError(f"{name!r} is Events, which only a shared tensor can be")
                 _check_shared(name, leaf, shared)
     if header.is_progressive:
-        _check_pieces(header)
+        _check_pieces(header, shared)
     else:
         for name, layouts in header.layouts.items():
             if len(layouts) > 1:
@@ -79,16 +82,23 @@ _COMMON = {"Dense": _free, "Sparse": _free, "Codebook": _same_values, "Grid": _s
 """Whether two row blocks of a kind go together. The last number of a codebook or grid is its axis plus one."""
 
 
-def _check_pieces(header: Header) -> None:
+def _check_pieces(header: Header, shared: Sequence[Layout]) -> None:
     terms: list[list[list[Layout]]] = [[] for _ in header.names]
+    runs = [[layout] for layout in shared]
     for section in header.sections:
         for member in section.members:
+            if member.weight >= len(terms):
+                runs[member.weight - len(terms)].append(member.layout)
+                continue
             name, own = header.names[member.weight], terms[member.weight]
             if member.term > len(own) or member.layout.terms:
                 raise ValueError(f"a piece of term {member.term} of {name!r}, which has {len(own)} before it")
             if member.term == len(own):
                 own.append([])
             own[member.term].append(member.layout)
+    for place, own_runs in enumerate(runs):
+        if len(own_runs) > 1:
+            _check_term(f"shared tensor {place}", own_runs)
     for name, own in zip(header.names, terms, strict=True):
         first = own[0][0]
         if any((piece.shape, piece.dtype) != (first.shape, first.dtype) for pieces in own for piece in pieces):
@@ -111,6 +121,17 @@ def _check_term(name: str, pieces: Sequence[Layout]) -> None:
             fits = fits and len(pieces) <= MAX_DIGITS and first.stored[1].dtype.is_signed
         case "Sparse":
             fits = sum(piece.numbers[0] for piece in pieces) <= first.size
+        case "Embedded":
+            common = [s.shared for s in first.stored[:2]]
+            fits = None not in common and all([s.shared for s in p.stored] == [*common, None] for p in pieces)
+            fits = fits and len(pieces) <= first.numbers[0] and all(p.numbers == first.numbers for p in pieces)
+        case "Successive":
+            scale = first.stored[0].shared
+            fits = scale is not None and all([s.shared for s in p.stored] == [scale, None] for p in pieces)
+            fits = fits and len(pieces) <= MOST and all(p.numbers[1:] == first.numbers[1:] for p in pieces)
+        case "Events":
+            fits = len(pieces) <= MOST and all(p.numbers == first.numbers for p in pieces)
+            fits = fits and all(p.stored[0].shared is None for p in pieces)
         case "LowRank":
             fits = all(piece.numbers[1:] == first.numbers[1:] for piece in pieces)
         case _:

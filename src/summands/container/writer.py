@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..coding import encode_section, layout_of, shared_tensors
 from ..errors import ArgumentError, FileError, in_context, must
-from ..forms import Dense, Form
+from ..forms import Dense, Events, Form, Successive
 from .blocks import row_blocks
 from .header import (
     MAX_FORMS,
@@ -38,7 +38,7 @@ from .header import (
     pack,
     write_header,
 )
-from .layers import schedule
+from .layers import cut_sequences, schedule, so_far
 
 SECTION_ENTRIES = 1 << 20
 """A section holds consecutive weights of at most so many entries together, or one weight, or a row block of one."""
@@ -178,6 +178,8 @@ class Builder:
         self._seen: dict[int, weakref.ref[Tensor]] = {}
         self._bits: dict[str, list[float]] = {}
         self._pool: list[tuple[int, int, Form]] = []
+        self._pieces: dict[tuple[int, int], list[Form]] | None = None  # by weight and term, only in layers
+        self._sequences: dict[int, Successive] = {}
         self._layers: list[list[Section]] = [[]]
 
     def add(self, name: str, form: Form) -> None:
@@ -198,22 +200,28 @@ class Builder:
             for name, form in forms.items():
                 self.add(name, form)
             return
-        for name, form in forms.items():
+        cut, sequences = cut_sequences(tuple(forms.values()), layers, self._shared_ids())
+        first = {id(runs.whole): runs.first for runs in sequences}
+        self._shared = [first.get(id(tensor), tensor) for tensor in self._shared]
+        for name, form in zip(forms, cut, strict=True):
             self._enter(name, form)
-        scheduled = schedule(tuple(forms.values()), layers, self._shared_ids())
+        scheduled = schedule(cut, layers, self._shared_ids(), sequences)
         # The pieces of a grid hold the same step.
         self._share(shared_tensors([piece.form for layer in scheduled for _, piece in layer]))
+        places = {id(tensor): len(cut) + i for i, tensor in enumerate(self._shared)}
+        numbers = [*range(len(cut)), *(places[id(runs.first)] for runs in sequences)]
+        self._pieces = {(places[id(runs.first)], 0): [runs.pieces[0].form] for runs in sequences}
         for n, layer in enumerate(scheduled):
             if n:
                 self._close_section()
                 self._layers.append([])
             for weight, piece in layer:
-                self._append(weight, piece.term, piece.form)
+                self._append(numbers[weight], piece.term, piece.form)
 
     def finish(self, metadata: bytes) -> tuple[Written, Iterator[bytes]]:
         """What the file will hold, and its bytes in order."""
         self._close_section()
-        stored = [Dense(shape=t.shape, dtype=t.dtype, values=t) for t in self._shared]
+        stored = [self._alone(tensor) for tensor in self._shared]
         shared_payload = encode_section(stored).payload if stored else b""
         members = tuple(Member(i, layout_of(form)) for i, form in enumerate(stored))
         header = Header(
@@ -257,8 +265,19 @@ class Builder:
                 layout_of(form).validate()
             except ValueError as error:
                 raise ArgumentError(f"a form that cannot be written: {error}") from error
+        for part in form.parts():
+            if isinstance(part, Successive) and id(part.events) in self._shared_ids():
+                self._sequences.setdefault(id(part.events), part)
         self._bits[name] = []
         return len(self._bits) - 1
+
+    def _alone(self, tensor: Tensor) -> Form:
+        """The form that a shared tensor is stored as."""
+        holder = self._sequences.get(id(tensor))
+        if holder is None:
+            return Dense(shape=tensor.shape, dtype=tensor.dtype, values=tensor)
+        total, seed = holder.total, holder.seed
+        return Events(shape=tensor.shape, dtype=tensor.dtype, values=tensor, total=total, seed=seed)
 
     def _watch(self, name: str, form: Form) -> None:
         """ArgumentError when a tensor that is not declared as shared comes a second time."""
@@ -299,10 +318,12 @@ class Builder:
     def _close_section(self) -> None:
         if not self._pool:
             return
-        encoded = encode_section([form for _, _, form in self._pool], self._shared)
+        encoded = encode_section([form for _, _, form in self._pool], self._shared, self._earlier())
         members = tuple(Member(weight, layout_of(form, self._shared), term) for weight, term, form in self._pool)
         names = list(self._bits)
         for (weight, term, _), bits in zip(self._pool, encoded.part_bits, strict=True):
+            if weight >= len(names):  # a run of a shared sequence
+                continue
             sums = self._bits[names[weight]]
             sums.extend([0.0] * (term + len(bits) - len(sums)))
             for k, part in enumerate(bits, start=term):
@@ -310,6 +331,15 @@ class Builder:
         self._layers[-1].append(Section(members, len(encoded.payload), zlib.crc32(encoded.payload)))
         self._spool.write(encoded.payload)
         self._pool = []
+
+    def _earlier(self) -> list[Form | None]:
+        """What is known of each piece in the pool from those before it."""
+        known: list[Form | None] = []
+        for weight, term, form in self._pool if self._pieces is not None else ():
+            pieces = self._pieces.setdefault((weight, term), [])
+            known.append(so_far(pieces))
+            pieces.append(form)
+        return known
 
 
 def pack_metadata(metadata: Mapping[str, Any] | None) -> bytes:

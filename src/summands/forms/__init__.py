@@ -2,6 +2,8 @@
 
 from .codebook import Codebook
 from .dense import Dense
+from .embedded import Embedded
+from .events import Events
 from .form import ElementwiseForm, Form, paper_bits, relative_error
 from .grid import Grid
 from .low_rank import LowRank
@@ -15,6 +17,8 @@ __all__ = [
     "Codebook",
     "Dense",
     "ElementwiseForm",
+    "Embedded",
+    "Events",
     "Form",
     "Grid",
     "LowRank",
