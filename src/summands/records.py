@@ -93,3 +93,43 @@ class DeclaredRecord:
     dtype: str
     kind: str
     dense_bytes: int
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """How Laplacian a weight is.
+
+    Attributes:
+        mean: the mean magnitude 1/lam, the Laplace fit's one parameter.
+        kurtosis: E[(w - Ew)^4] / var^2; 6 for a Laplacian, 3 for a Gaussian.
+        distance: Kolmogorov and Smirnov's, the largest difference between the weights' distribution and the fit's.
+    """
+
+    name: str
+    size: int
+    mean: float
+    kurtosis: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class RateRecord:
+    """Bits a weight at one distortion, in theory and as coded.
+
+    Attributes:
+        name: the weight, or "all": the net, each rate at its own best allocation over the weights.
+        distortion: L1 error relative to the L1 norm; of the net, the mean of its weights'.
+        laplace: D(R) of the Laplace fit.
+        histogram: that of the weights' own histogram (Blahut and Arimoto).
+        paper, authors: successive pruning in its two modes.
+        embedded: the embedded quantiser.
+    """
+
+    name: str
+    size: int
+    distortion: float
+    laplace: float
+    histogram: float
+    paper: float
+    authors: float
+    embedded: float

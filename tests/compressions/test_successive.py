@@ -13,7 +13,7 @@ from summands.coding import decode_section, encode_section, estimated_bits, layo
 from summands.coding.sequence import new_sequence, next_place, position_at
 from summands.compressions import Successive
 from summands.compressions.successive_picks import index_bits, pick_all
-from summands.container import read, to_bytes
+from summands.container import measure, read, to_bytes
 from summands.errors import ArgumentError
 from summands.forms.successive import AUTHORS, PAPER, replay
 
@@ -154,6 +154,21 @@ def test_a_task_has_one_sequence_of_picks(mode):
     back = read(to_bytes(forms)).forms
     for name, form in forms.items():
         assert back[name].same(form) and torch.equal(back[name].dense(), form.dense())
+
+
+@modes
+@pytest.mark.parametrize("per", ["weight", "task"])
+def test_a_task_meets_every_goal(mode, per):
+    weights = {"a": laplace(900).reshape(30, 30), "b": 100 * laplace(600, 1)}
+    for goal in ({"sparsity": 0.9}, {"distortion": 0.7}, {"bits_per_weight": 0.5}):
+        compression = Successive(**goal, mode=mode, per=per)
+        forms = compression.project_task(weights)
+        assert compression.is_feasible(forms, weights)
+        assert (forms["a"].events is forms["b"].events) == (per == "task")
+        back = read(to_bytes(forms)).forms
+        assert all(back[name].same(forms[name]) for name in weights)
+        if "bits_per_weight" in goal:
+            assert 0.45 * 1500 < measure(forms).payload_bytes * 8 + measure(forms).shared_bytes * 8 < 0.52 * 1500 + 64
 
 
 def test_a_seed_changes_the_picks_and_nothing_else_does():

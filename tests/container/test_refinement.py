@@ -167,8 +167,10 @@ def prefixes(forms: dict[str, Form], layers: int) -> list[dict[str, Form]]:
     data = to_bytes(forms, layers=layers)
     found = []
     for n, end in enumerate(read_header(data).layer_ends, start=1):
-        found.append(read_prefix(data[:end]).forms)
-        check_same(read_prefix(data, layers=n).forms, found[-1])
+        found.append(read_prefix(data, layers=n).forms)
+        cut = read_prefix(data[:end])
+        if cut.layers == n:  # a layer may take no bytes
+            check_same(cut.forms, found[-1])
     check_same(read(data).forms, forms)
     return found
 
@@ -231,7 +233,7 @@ def test_an_embedded_quantiser_is_cut_at_a_plane(layers):
 
 
 def test_no_more_than_32_pieces_are_continued():
-    form = Successive(distortion=0.5).project(laplace(4000))
+    form = Successive(distortion=0.3).project(laplace(4000))
     data = to_bytes({"w": form}, layers=60)
     assert len(read_header(data).layouts["w"]) == MOST
     check_same(read(data).forms, {"w": form})
@@ -250,7 +252,7 @@ def small_successive(draw):
 @given(small_successive())
 def test_every_prefix_of_a_file_is_what_the_encoder_had(case):
     forms, layers = case
-    with patch("summands.container.layers.SMALLEST", 1):
+    with patch("summands.container.layers.SHORTEST", 1):
         for prefix in prefixes(forms, layers):
             for name, form in forms.items():
                 exact = form.prefix(prefix[name].events.numel())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..coding import estimated_bits
 from ..errors import ArgumentError, WeightError, must
-from ..forms import Form
+from ..forms import Events, Form
 from ..forms import Successive as SuccessiveForm
 from ..forms.successive import ALPHA_BITS, MAX_ALPHA, MAX_TOTAL, RULES, UNIT_BITS, Rule
 from .compression import Compression, Terms, squared_error
@@ -173,8 +173,9 @@ class Successive(Compression):
 
     def _rate(self, form: SuccessiveForm) -> float:
         """Coded bits a weight, of the picks alone."""
-        scales = estimated_bits(form.prefix(0))
-        return (estimated_bits(form) - scales) / form.size
+        events = form.events
+        picks = Events(shape=events.shape, dtype=events.dtype, values=events, total=form.total, seed=form.seed)
+        return estimated_bits(picks) / form.size
 
     def _is_feasible(self, form: Form) -> bool:
         if not isinstance(form, SuccessiveForm) or form.rule != self.mode:

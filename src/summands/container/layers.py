@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -34,7 +35,9 @@ from ..forms.sum import wide_dtype
 from .header import CONTINUED
 
 SMALLEST = 64
-"""Of fewer entries, kept ones or events, a grid, a sparse term or a run is one piece: it costs some ten bytes."""
+"""A grid of fewer entries, or a sparse term of fewer kept ones, is one piece: a further one costs some ten bytes."""
+SHORTEST = 16
+"""Events of a run, at least."""
 
 
 MOST = 32
@@ -128,33 +131,47 @@ def schedule(
         pieces = take_apart(form, shared, layers)
         first.append((i, pieces[0]))
         declared = count_pieces(p.term for p in pieces)
-        steps.extend(_steps(i, pieces, [form], lambda n, p=pieces, d=declared: [assemble(p[:n], d)]))
-    for i, runs in enumerate(sequences, start=len(forms)):
-        steps.extend(_steps(i, runs.pieces, runs.holders, runs.holding))
+        steps.extend(_steps(i, pieces, [form], partial(_first_of, pieces, declared)))
+    for i, sequence in enumerate(sequences, start=len(forms)):
+        steps.extend(_steps(i, sequence.pieces, sequence.holders, sequence.holding))
     # Stable, so that the steps of one weight, whose values decrease, keep their order.
     steps.sort(key=lambda step: -step.value)
     total, done = sum(step.bits for step in steps), 0.0
     rest: list[list[tuple[int, Piece]]] = [[] for _ in range(layers - 1)]
     for step in steps:
-        # The layer that holds the middle of the step.
-        middle = (done + step.bits / 2) / total if total else 0.0
-        done += step.bits
-        rest[min(int(middle * (layers - 1)), layers - 2)].extend((step.weight, piece) for piece in step.pieces)
+        for pieces, bits in step.parts:
+            # The layer that holds the middle of the part.
+            middle = (done + bits / 2) / total if total else 0.0
+            done += bits
+            rest[min(int(middle * (layers - 1)), layers - 2)].extend((step.weight, piece) for piece in pieces)
     return [first, *(layer for layer in rest if layer)]
 
 
 @dataclass
 class _Step:
-    """Pieces of one weight that come together, because only together they are worth their bits."""
+    """Pieces of one weight that come one after the other, as those before are worth less than those after.
+
+    Its parts, each some pieces and their bits, are what a layer can end after.
+    """
 
     weight: int
-    pieces: list[Piece]
+    parts: list[tuple[list[Piece], float]]
     gain: float
-    bits: float
+
+    @property
+    def bits(self) -> float:
+        return sum(bits for _, bits in self.parts)
 
     @property
     def value(self) -> float:
         return self.gain / max(self.bits, 1.0)
+
+    def followed_by(self, later: _Step) -> _Step:
+        """Both together, apart only where the first half is a gain by itself and costs nothing to be apart."""
+        parts = self.parts + later.parts
+        if self.gain <= 0 or type(later.parts[0][0][0].form).__name__ not in CONTINUED:
+            parts = [([piece for pieces, _ in parts for piece in pieces], sum(bits for _, bits in parts))]
+        return _Step(self.weight, parts, self.gain + later.gain)
 
 
 def _steps(
@@ -171,12 +188,15 @@ def _steps(
     for n, piece in enumerate(pieces[1:], start=2):
         before, error = error, _error(exact, after(n))
         known = so_far([p.form for p in pieces[: n - 1] if p.term == piece.term])
-        steps.append(_Step(weight, [piece], before - error, estimated_bits(piece.form, known)))
+        steps.append(_Step(weight, [([piece], estimated_bits(piece.form, known))], before - error))
         while len(steps) > 1 and (steps[-1].value >= steps[-2].value or steps[-2].gain <= 0):
             last = steps.pop()
-            kept = steps[-1]
-            steps[-1] = _Step(weight, kept.pieces + last.pieces, kept.gain + last.gain, kept.bits + last.bits)
+            steps[-1] = steps[-1].followed_by(last)
     return steps
+
+
+def _first_of(pieces: Sequence[Piece], declared: Mapping[int, int], count: int) -> list[Form]:
+    return [assemble(pieces[:count], declared)]
 
 
 def _error(exact: Sequence[Form], known: Sequence[Form]) -> float:
@@ -196,7 +216,7 @@ def count_pieces(terms: Iterable[int]) -> dict[int, int]:
     return counts
 
 
-def _split(term: Form, shared: Collection[int], runs: int) -> list[Form]:
+def _split(term: Form, shared: Collection[int], most: int) -> list[Form]:
     match term:
         case Grid() if id(term.levels) not in shared and term.size >= SMALLEST and term.levels.dtype.is_signed:
             return [replace(term, levels=digit) for digit in _digits(term.levels)]
@@ -204,7 +224,7 @@ def _split(term: Form, shared: Collection[int], runs: int) -> list[Form]:
             sign, size = term.levels.sign(), term.levels.abs()
             return [replace(term, levels=sign * (size >> p & 1)) for p in reversed(range(term.planes))]
         case Successive() if id(term.events) not in shared:
-            return [replace(term, events=run) for run in _runs(term.events, runs)]
+            return [replace(term, events=run) for run in _runs(term.events, most)]
         case Sparse() if not {id(term.values), id(term.indices)} & set(shared) and term.values.numel() >= SMALLEST:
             order = term.values.to(torch.float64).abs().argsort(descending=True, stable=True)
             runs = [order[a:b].sort().values for a, b in _quarters(order.numel())]
@@ -273,7 +293,7 @@ def _digits(levels: Tensor) -> list[Tensor]:
 
 def _runs(events: Tensor, most: int) -> list[Tensor]:
     """The events in runs of about equal length, one at least."""
-    count = max(min(most, MOST, events.numel() // SMALLEST), 1)
+    count = max(min(most, MOST, events.numel() // SHORTEST), 1)
     return [run.clone() for run in events.tensor_split(count)]
 
 

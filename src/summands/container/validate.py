@@ -88,6 +88,8 @@ def _check_pieces(header: Header, shared: Sequence[Layout]) -> None:
     for section in header.sections:
         for member in section.members:
             if member.weight >= len(terms):
+                if member.term:
+                    raise ValueError(f"term {member.term} of a shared tensor, which is none")
                 runs[member.weight - len(terms)].append(member.layout)
                 continue
             name, own = header.names[member.weight], terms[member.weight]

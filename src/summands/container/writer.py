@@ -335,7 +335,9 @@ class Builder:
     def _earlier(self) -> list[Form | None]:
         """What is known of each piece in the pool from those before it."""
         known: list[Form | None] = []
-        for weight, term, form in self._pool if self._pieces is not None else ():
+        if self._pieces is None:
+            return known
+        for weight, term, form in self._pool:
             pieces = self._pieces.setdefault((weight, term), [])
             known.append(so_far(pieces))
             pieces.append(form)
