@@ -1,5 +1,7 @@
 """A task file for `summands compress examples/task.py -o lenet.sums`: LeNet-300-100 on MNIST.
 
+Or, pruned to one level of sparsity after the other: `summands prune examples/task.py -o pruned`.
+
 Replace each function by your own. `train` is an ordinary training loop with two additions: `penalty()` in the loss,
 and a learning rate of at most `step.max_lr`.
 """
@@ -15,6 +17,12 @@ data = load("mnist")
 
 plan = sm.Plan({"*.weight": sm.Quantize(2) + sm.Prune(keep=0.01, dtype="float16"), "*.bias": sm.Keep("float16")})
 schedule = sm.Schedule(steps=20, mu0=1e-3, growth=1.2, epochs=1, finetune=4)
+pruning = sm.Pruning((0.8, 0.9, 0.95, 0.98), epochs=2)
+
+
+def plan_at(sparsity):
+    kept = sm.PruneBy("lamp", keep=1 - sparsity, dtype="float16")
+    return sm.Plan({"*.weight": kept, "*.bias": sm.Keep("float16")})
 
 
 def model():

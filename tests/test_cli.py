@@ -286,8 +286,7 @@ def test_a_task_file_is_pruned_in_levels(tmp_path: Path, run) -> None:
     assert_refused(run("prune", task), "plan_at(sparsity)")
     rule = 'sm.Plan({"*.weight": sm.PruneBy("lamp", keep=1 - sparsity)}, ignore=["*.bias"])'
     task.write_text(TASK.replace("EPOCHS", "2") + f"\ndef plan_at(sparsity): return {rule}\n")
-    assert_refused(run("prune", task, "-o", folder), "there is no folder")
-    folder.mkdir()
+    assert_refused(run("prune", task, "-o", task), "cannot make the folder")
     assert_refused(run("prune", task, "-o", folder, "--levels", "0.5; 0.8"), "--levels")
     code, out, err = run("prune", task, "-o", folder, "--levels", "0.5, 0.875", "--steps", 2, "--json")
     rows = json.loads(out)

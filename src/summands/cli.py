@@ -187,7 +187,10 @@ def prune(
     options = {"levels": _shares(levels), "epochs": epochs, "steps": steps, "finetune": finetune}
     given = {name: value for name, value in options.items() if value is not None}
     pruning = replace(task.pruning or Pruning.of_what_is_left(), **given)  # type: ignore[arg-type]
-    check_writable(output / "x")
+    try:
+        output.mkdir(exist_ok=True)
+    except OSError as fault:
+        raise FileError(f"cannot make the folder {output}: {fault.strerror}") from fault
     kept = output / "checkpoint"
     with StepProgress(pruning.steps * len(pruning.levels) + pruning.finetune, quiet) as progress:
         results = prune_model(
