@@ -105,6 +105,24 @@ def test_what_validation_rejects_is_neither_kept_nor_goes_on() -> None:
         model = direct.apply_(model)
 
 
+@pytest.mark.parametrize("loss", [None, float("nan")])
+def test_retraining_that_diverges_is_told_and_not_kept(loss) -> None:
+    """Also where the training function returns no loss and nothing is evaluated."""
+
+    def explode(model, penalty, step):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(torch.nan) if loss is None else parameter.add_(0.1)
+        return loss
+
+    results = pruned(train=explode, evaluate=None)
+    assert [result.verdict for result in results] == [Verdict.DIVERGED] * 3
+    data = small_task()[1]
+    direct = sm.compress(small_task()[0], plan(LEVELS[0]), inputs=[data[0]])
+    assert all(results[0].forms[name].same(direct.forms[name]) for name in MASKED)
+    assert all(bool(torch.isfinite(t).all()) for result in results for t in result.tensors().values())
+
+
 def test_a_level_starts_where_the_last_one_ended() -> None:
     results = pruned(pruning=sm.Pruning((0.5, 0.5 + 1e-9), steps=2))
     assert all(torch.equal(results[0].forms[n].dense() != 0, results[1].forms[n].dense() != 0) for n in MASKED)

@@ -75,8 +75,8 @@ class Loop:
         verdict = Verdict.DIRECT
         if self.learner is not None:
             verdict = self._lc(state, self.learner)
-            if self.schedule.finetune and verdict is not Verdict.DIVERGED:
-                self._finetune(state, self.learner)
+            if self.schedule.finetune and verdict is not Verdict.DIVERGED and not self._finetune(state, self.learner):
+                verdict = Verdict.DIVERGED
         return state.best, state.history, verdict
 
     def _start(self) -> State:
@@ -147,7 +147,8 @@ class Loop:
         state.price = found.price
         return found.forms
 
-    def _finetune(self, state: State, learner: Learner) -> None:
+    def _finetune(self, state: State, learner: Learner) -> bool:
+        """False when it diverged."""
         total = -(-self.schedule.finetune // self.schedule.epochs)
         if state.phase == "lc":
             state.phase, state.index = "finetune", 0
@@ -163,13 +164,14 @@ class Loop:
             with continuous.installed(self.model):
                 loss = learner.step({}, step)
             learned = time.perf_counter() - began
-            if not self._healthy(loss):
-                return
+            if not (self._healthy(loss) and all(bool(torch.isfinite(t).all()) for t in continuous.values())):
+                return False
             tuned = back_on_constraints(settled(self.tasks, state.forms), continuous.current())
             self._measure(state, "finetune", state.index, 0.0, loss, learned, 0.0, tuned)
             state.index, left = state.index + 1, left - step.epochs
             state.continuous = continuous.values()
             self._save(state)
+        return True
 
     def _measure(
         self,
