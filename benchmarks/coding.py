@@ -1,279 +1,138 @@
-"""Is our coder smaller and faster than NNCodec's on the same integers? And than general and static coders?
+"""Is our coder smaller and faster than NNCodec's, than general coders and static ones? And our files, without data?
 
-Networks are rounded to grids of 0.1 to 6 standard deviations of each weight; both coders get the same integers. Speed
-is measured on Laplace integers of four rates, in CPU time of one thread, the best of some runs, both in the same call.
+- The same integers to every coder (`coding_integers`): LeNets, ResNet-20, EfficientNet-Lite0 and MiniLM, rounded.
+- Whole files of whole networks (`coding_curves`), each codec with its own quantiser, at equal error. For the references
+  of the zoo settings are chosen by validation error and the curve is that of their test errors, at the reference's
+  plus 0.1, 0.3 and 1 point; for the others it is top-1 agreement .83, .95 and .98, or cosine .94 and .99.
+- Speed at four rates, in process time of one thread, both coders in one call (`coding_speed`).
 
-NNCodec needs an environment of its own (it wants numpy < 2 and a compiler):
-
-    python3.11 -m venv /tmp/nnc && /tmp/nnc/bin/pip install torch==2.13.0 nncodec
-    python -m benchmarks.coding --nncodec /tmp/nnc/bin/python        # or NNCODEC_PYTHON
-
-Networks are references of `summands.zoo` and checkpoints given as --checkpoint NAME=FILE (.safetensors or .pth).
+NNCodec is set up by `python -m benchmarks.nncodec`; without it this still runs, and says what is missing. Sizes and
+measures are kept in the cache, by weights, settings and code, so a run that was ended goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import json
 import math
-import os
-import subprocess
-import tempfile
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
-from safetensors.torch import load_file
 
+from benchmarks import coding_curves, coding_integers, nncodec
+from benchmarks.coding_speed import RATES, speed_row
+from benchmarks.hull import bytes_at, lower_hull
+from benchmarks.pretrained import NAMES, network
 from benchmarks.record import write_result
-from summands.coding import decode_section, encode_section, layout_of
-from summands.coding.limits import entropy
-from summands.forms import Grid
 from summands.report.tables import render
 
-STEPS = (0.1, 0.25, 0.8, 1.6, 2.5, 4.0, 6.0)
-RATES = (0.1, 0.6, 2.5, 5.0)
-POOLED = 65536  # smaller tensors share a section, as in a file
-REFERENCES = ("lenet300-mnist", "lenet5-mnist")
-Levels = dict[str, np.ndarray]
+POINTS = (0.1, 0.3, 1.0)
+LEVELS = {"agreement": (0.83, 0.95, 0.98), "cosine": (0.94, 0.99)}
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nncodec", default=os.environ.get("NNCODEC_PYTHON"), help="interpreter that has nncodec")
-    parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE")
-    parser.add_argument("--references", nargs="*", default=REFERENCES)
+    parser.add_argument("--networks", nargs="*", default=NAMES)
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the Laplace integers")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--measure-only", action="store_true", help="fill the cache; write no result")
     arguments = parser.parse_args()
-    sizes = [
-        _size_row(name, weights, step, arguments.nncodec)
-        for name, weights in _networks(arguments.references, arguments.checkpoint)
-        for step in STEPS
-    ]
-    speeds = [_speed_row(rate, arguments.entries, arguments.repeats, arguments.nncodec) for rate in RATES]
-    print(_size_table(sizes))
-    print(_summary(sizes))
-    print(_speed_table(speeds))
-    print(f"wrote {write_result('coding', {'sizes': sizes, 'speeds': speeds})}")
+    torch.set_num_threads(1)
+    sizes: list[Row] = []
+    curves: list[Row] = []
+    for name in arguments.networks:
+        sizes += coding_integers.rows(name, network(name).tensors)
+        curves += coding_curves.rows(name)
+        print(f"{name}: measured", flush=True)
+    if arguments.measure_only:
+        return
+    speeds = [speed_row(rate, arguments.entries, arguments.repeats) for rate in RATES]
+    figures = {"nncodec": nncodec.reason() or "measured", "sizes": sizes, "curves": curves, "speeds": speeds}
+    print(table(figures))
+    print(f"wrote {write_result('coding', figures)}")
 
 
-def _networks(references: list[str], checkpoints: list[str]):
-    for name in references:
-        from summands.zoo.train import reference
-
-        yield name, reference(name).model.state_dict()
-    for text in checkpoints:
-        name, _, path = text.partition("=")
-        load = load_file if path.endswith(".safetensors") else lambda p: torch.load(p, map_location="cpu")
-        yield name, load(path)
+def table(figures: Row) -> str:
+    """What each part says of our coder, then its rows."""
+    parts = [_summary(figures), _size_table(figures["sizes"]), _curve_table(comparisons(figures["curves"]))]
+    return "\n\n".join([*parts, _speed_table(figures["speeds"])])
 
 
-def _rounded(weights: dict[str, torch.Tensor], step: float) -> Levels:
-    """Every matrix or kernel of at least 100 entries on a grid of `step` of its standard deviation."""
-    chosen = {n: w.float().numpy() for n, w in weights.items() if w.is_floating_point() and w.ndim > 1}
-    return {
-        n: np.ascontiguousarray(np.round(w / (w.std() * step)).astype(np.int32))
-        for n, w in chosen.items()
-        if w.size >= 100
-    }
-
-
-def _forms(levels: Levels) -> list[list[Grid]]:
-    """The forms by section. The step is shared, so that only the integers are coded."""
-    forms = [
-        Grid(shape=torch.Size(x.shape), dtype=torch.float32, levels=torch.from_numpy(x), step=_STEP)
-        for x in levels.values()
-    ]
-    pooled = [form for form in forms if form.size < POOLED]
-    return ([pooled] if pooled else []) + [[form] for form in forms if form.size >= POOLED]
-
-
-_STEP = torch.tensor(1.0)
-
-
-def _encode(sections: list[list[Grid]]) -> list[bytes]:
-    return [encode_section(forms, [_STEP]).payload for forms in sections]
-
-
-def _nncodec(levels: Levels, python: str | None, repeats: int) -> dict[str, float] | None:
-    """Bytes and seconds over all tensors; None without an interpreter."""
-    if python is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "levels.npz")
-        np.savez(path, **{str(i): x for i, x in enumerate(levels.values())})
-        worker = Path(__file__).with_name("nncodec_worker.py")
-        command = [python, str(worker), str(path), str(repeats)]
-        rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout).values()
-    return {key: sum(row[key] for row in rows) for key in ("bytes", "encode", "encode_untuned", "decode")}
-
-
-def _size_row(name: str, weights: dict[str, torch.Tensor], step: float, python: str | None) -> dict[str, Any]:
-    levels = _rounded(weights, step)
-    count = sum(x.size for x in levels.values())
-    ours = sum(map(len, _encode(_forms(levels))))
-    theirs = _nncodec(levels, python, 1)
-    row = {
-        "network": name,
-        "step": step,
-        "entries": count,
-        "bits_per_weight": 8 * ours / count,
-        "bytes": ours,
-        "nncodec_bytes": theirs and theirs["bytes"],
-        "entropy_bytes": sum(entropy(x) * x.size for x in levels.values()) / 8,
-        "huffman_bytes": sum(_huffman_bits(x) for x in levels.values()) / 8,
-        "sparse_huffman_bytes": sum(_sparse_huffman_bits(x) for x in levels.values()) / 8,
-        "constriction_bytes": sum(map(_constriction_bytes, levels.values())),
-        **_general(levels),
-    }
-    print(f"{name}, step {step}: {ours:,} bytes, {row['bits_per_weight']:.3f} bits/weight", flush=True)
-    return row
-
-
-def _huffman_bits(levels: np.ndarray) -> float:
-    """Huffman-coded entries and a table of 32-bit values with 8-bit lengths (HAC)."""
-    _, counts = np.unique(levels, return_counts=True)
-    heap = [int(n) for n in counts]
-    heapq.heapify(heap)
-    bits = heap[0] if len(heap) == 1 else 0
-    while len(heap) > 1:
-        merged = heapq.heappop(heap) + heapq.heappop(heap)
-        bits += merged
-        heapq.heappush(heap, merged)
-    return bits + 40 * counts.size
-
-
-def _sparse_huffman_bits(levels: np.ndarray) -> float:
-    """Compressed sparse columns with the nonzeros Huffman-coded (sHAC)."""
-    matrix = levels.reshape(levels.shape[0], -1)
-    kept = matrix[matrix != 0]
-    index_bits = math.ceil(math.log2(max(matrix.shape[0], 2)))
-    pointers = (matrix.shape[1] + 1) * math.ceil(math.log2(kept.size + 2))
-    return (_huffman_bits(kept) if kept.size else 0) + kept.size * index_bits + pointers
-
-
-def _constriction_bytes(levels: np.ndarray) -> int:
-    """A static range coder with the tensor's own histogram; 4 bytes a table entry."""
-    import constriction
-
-    values, places, counts = np.unique(levels, return_inverse=True, return_counts=True)
-    if values.size < 2:
-        return 8
-    model = constriction.stream.model.Categorical(counts / counts.sum(), perfect=False)
-    encoder = constriction.stream.queue.RangeEncoder()
-    encoder.encode(places.reshape(-1).astype(np.int32), model)
-    return 4 * len(encoder.get_compressed()) + 4 * values.size
-
-
-def _general(levels: Levels) -> dict[str, int | None]:
-    """zstd at 19 and brotli at its best, on the narrowest integers; None where a package is missing."""
-    data = b"".join(
-        x.astype(np.int8 if np.abs(x).max(initial=0) < 128 else np.int16).tobytes() for x in levels.values()
-    )
-    found: dict[str, int | None] = {"zstd_bytes": None, "brotli_bytes": None}
-    try:
-        import zstandard
-
-        found["zstd_bytes"] = len(zstandard.ZstdCompressor(level=19).compress(data))
-    except ImportError:
-        print("zstandard is not installed: no figure")
-    try:
-        import brotli
-
-        found["brotli_bytes"] = len(brotli.compress(data))
-    except ImportError:
-        print("brotli is not installed: no figure")
+def comparisons(curves: Sequence[Row]) -> list[Row]:
+    """For every network and level: bytes of both codecs on their lower hulls."""
+    found = []
+    for name in dict.fromkeys(row["network"] for row in curves):
+        rows = [row for row in curves if row["network"] == name]
+        (original,) = (row for row in rows if row["codec"] == "original")
+        for level, loss in _levels(original):
+            sizes = {
+                codec: bytes_at(curve(row for row in rows if row["codec"] == codec), loss)
+                for codec in ("ours", "nncodec")
+            }
+            found.append({"network": name, "level": level, "original": original["bytes"], **sizes})
     return found
 
 
-def _laplace(rate: float, count: int) -> np.ndarray:
-    """Laplace values rounded to the grid on which their entropy is `rate` bits."""
-    columns = 1000
-    values = np.random.default_rng(0).laplace(size=(count // columns, columns))
-    low, high = math.log(0.01), math.log(30)
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if entropy(np.round(values / math.exp(middle))) > rate else (low, middle)
-    return np.round(values / math.exp(low)).astype(np.int32)
+def curve(rows: Iterable[Row]) -> list[tuple[float, float]]:
+    """(loss, bytes) of the settings of one codec on one network; of the chosen ones where validation can choose."""
+    rows = list(rows)
+    if not rows or "test_error" not in rows[0]:
+        return [(1 - row.get("agreement", row.get("cosine")), row["bytes"]) for row in rows]
+    chosen = lower_hull((row["validation_error"], row["bytes"]) for row in rows)
+    return [(row["test_error"], row["bytes"]) for row in rows if (row["validation_error"], row["bytes"]) in chosen]
 
 
-def _best(run: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.process_time) -> float:
-    best = math.inf
-    for _ in range(repeats):
-        began = clock()
-        run()
-        best = min(best, clock() - began)
-    return best
+def _levels(original: Row) -> list[tuple[str, float]]:
+    if "test_error" in original:
+        return [(f"error + {points} points", original["test_error"] + points) for points in POINTS]
+    (measure,) = LEVELS.keys() & original.keys()
+    return [(f"{measure} {level}", 1 - level) for level in LEVELS[measure]]
 
 
-def _speed_row(rate: float, count: int, repeats: int, python: str | None) -> dict[str, Any]:
-    levels = {"laplace": _laplace(rate, count)}
-    (forms,) = _forms(levels)
-    payload = encode_section(forms, [_STEP]).payload
-    layouts = [layout_of(form, [_STEP]) for form in forms]
-
-    def decode() -> None:
-        decode_section(payload, layouts, [_STEP])
-
-    def decode_twice(pairs: int) -> None:
-        threads = [threading.Thread(target=decode) for _ in range(pairs)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    decode()
-    encode_seconds = _best(lambda: encode_section(forms, [_STEP]), repeats)
-    decode_seconds = _best(decode, repeats)
-    one, two = (_best(lambda n=n: decode_twice(n), repeats, time.perf_counter) for n in (1, 2))
-    row = {
-        "bits_per_weight": 8 * len(payload) / count,
-        "encode_mweights_per_second": count / encode_seconds / 1e6,
-        "decode_mweights_per_second": count / decode_seconds / 1e6,
-        "two_threads": 2 * one / two,
-    }
-    if theirs := _nncodec(levels, python, repeats):
-        row |= {
-            "nncodec_encode_mweights_per_second": count / theirs["encode"] / 1e6,
-            "nncodec_decode_mweights_per_second": count / theirs["decode"] / 1e6,
-            "encode_ratio": theirs["encode"] / encode_seconds,
-            "encode_ratio_untuned": theirs["encode_untuned"] / encode_seconds,
-            "decode_ratio": theirs["decode"] / decode_seconds,
-        }
-    return row
+def _summary(figures: Row) -> str:
+    if figures["nncodec"] != "measured":
+        return f"NNCodec: {figures['nncodec']}"
+    same = [(row["bits_per_weight"], row["bytes"] / row["nncodec_bytes"]) for row in figures["sizes"]]
+    low = [ratio for bits, ratio in same if bits < 1]
+    whole = [row["ours"] / row["nncodec"] for row in comparisons(figures["curves"]) if row["ours"] and row["nncodec"]]
+    most = max(ratio for _, ratio in same)
+    return (
+        "Our bytes / NNCodec's\n"
+        f"  same integers: at most {most:.4f}; geometric mean below 1 bit a weight {_mean(low):.4f}\n"
+        f"  whole files at equal loss: geometric mean {_mean(whole):.3f}, at most {max(whole):.3f}, {len(whole)} levels"
+    )
 
 
-OTHERS = ("nncodec", "entropy", "constriction", "huffman", "sparse_huffman", "zstd", "brotli")
+def _mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
 
 
-def _size_table(rows: list[dict[str, Any]]) -> str:
-    out = Table("network", "step", "bits/weight", "bytes", title="our bytes, and ours / theirs", box=None)
-    for other in OTHERS:
+def _size_table(rows: Sequence[Row]) -> str:
+    out = Table("network", "step", "bits/weight", "bytes", title="same integers: our bytes / theirs", box=None)
+    for other in coding_integers.OTHERS:
         out.add_column(other.replace("_", " "), justify="right")
     for row in rows:
-        shares = [row[f"{other}_bytes"] for other in OTHERS]
+        shares = [row.get(f"{other}_bytes") for other in coding_integers.OTHERS]
         texts = ["-" if share is None else f"{row['bytes'] / share:.4f}" for share in shares]
         out.add_row(row["network"], f"{row['step']}", f"{row['bits_per_weight']:.3f}", f"{row['bytes']:,}", *texts)
     return render(out)
 
 
-def _summary(rows: list[dict[str, Any]]) -> str:
-    ratios = [(row["bits_per_weight"], row["bytes"] / row["nncodec_bytes"]) for row in rows if row["nncodec_bytes"]]
-    low = [math.log(ratio) for bits, ratio in ratios if bits < 1]
-    if not low:
-        return "no NNCodec: give --nncodec"
-    mean = math.exp(sum(low) / len(low))
-    return f"to NNCodec: at most {max(r for _, r in ratios):.4f}, geometric mean below 1 bit/weight {mean:.4f}"
+def _curve_table(rows: Sequence[Row]) -> str:
+    out = Table("network", "at", title="whole files, without data: bytes at equal loss", box=None)
+    for column in ("ours", "NNCodec", "ours / NNCodec", "original / ours"):
+        out.add_column(column, justify="right")
+    for row in rows:
+        ours, theirs = row["ours"], row["nncodec"]
+        sizes = ["-" if size is None else f"{size:,.0f}" for size in (ours, theirs)]
+        ratio = f"{ours / theirs:.3f}" if ours and theirs else "-"
+        out.add_row(row["network"], row["level"], *sizes, ratio, f"{row['original'] / ours:.1f}x" if ours else "-")
+    return render(out)
 
 
-def _speed_table(rows: list[dict[str, Any]]) -> str:
+def _speed_table(rows: Sequence[Row]) -> str:
     keys = ("encode_mweights_per_second", "decode_mweights_per_second", "encode_ratio", "encode_ratio_untuned")
     keys = (*keys, "decode_ratio", "two_threads")
     out = Table("bits/weight", title="Laplace integers, one thread; ratios to NNCodec", box=None)

@@ -1,20 +1,45 @@
-"""Runs in NNCodec's own environment: its CABAC on given integers, dependent quantisation off. Prints JSON.
+"""Runs in NNCodec's own environment: `check`, `files SOURCE SETTINGS` or `integers LEVELS REPEATS`. Prints JSON.
 
-Per tensor the coder is called as NNCodec's encoder calls it by default (profile 1, row skipping, `param_opt`, unary
-length 11, scan order 0), without the headers of its units. Times are the best process time of `repeats` runs.
+Integers are coded tensor by tensor as NNCodec's encoder calls its CABAC by default (profile 1, row skipping,
+`param_opt`, unary length 11, scan order 0), with dependent quantisation off and without the headers of its units.
+Times are the best process time of `repeats` runs.
 """
 
+import contextlib
 import importlib.util
 import json
 import sys
 import sysconfig
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 
 
-def _load():
+def _codec():
+    # It imports data sets from torchvision, which coding does not need and which need not fit this torch.
+    for name in ("torchvision", "torchvision.datasets", "torchvision.models", "torchvision.transforms"):
+        sys.modules[name] = MagicMock()
+    from nncodec.nn import decode, encode
+
+    return encode, decode
+
+
+def files(source, settings):
+    encode, decode = _codec()
+    folder = Path(source).parent
+    with np.load(source) as content:
+        tensors = dict(content)
+    for i, setting in enumerate(json.loads(settings)):
+        decoded = folder / f"decoded{i}.npz"
+        with contextlib.redirect_stdout(sys.stderr):
+            stream = encode(dict(tensors), {**setting, "verbose": False, "results": str(folder)})
+            np.savez(decoded, **decode(stream))
+        print(json.dumps({"bytes": len(stream), "decoded": str(decoded)}), flush=True)
+
+
+def _cabac():
     # The extension alone: the package's top level asks for frameworks that the coder does not need.
     library = next(Path(sysconfig.get_paths()["platlib"], "nncodec", "extensions").glob("deepCABAC*.so"))
     spec = importlib.util.spec_from_file_location("deepCABAC", library)
@@ -32,8 +57,8 @@ def _timed(run, repeats):
     return best, result
 
 
-def main(path, repeats):
-    cabac = _load()
+def integers(path, repeats):
+    cabac, repeats = _cabac(), int(repeats)
     off = (cabac.HdspMode.AlwaysOff, np.array((0, 0), dtype=np.int8))
     rows = {}
     for name, levels in np.load(path).items():
@@ -69,4 +94,5 @@ def main(path, repeats):
     json.dump(rows, sys.stdout)
 
 
-main(sys.argv[1], int(sys.argv[2]))
+if __name__ == "__main__":
+    {"check": _codec, "files": files, "integers": integers}[sys.argv[1]](*sys.argv[2:])

@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "container": _LOADING,
     "network": {"errors", "forms"},
     "runs": {"errors", "forms", "network"},
+    "fold": {"errors"},
     "modules": {"errors", "views", "forms"},
     "compressions": _LOADING,
     "domain": {"errors"},

@@ -4,6 +4,7 @@ from .api import compress, load, load_prefix, prune
 from .compressions import *  # noqa: F403 - the package list is the one list of compressions
 from .compressions import __all__ as _compressions
 from .errors import SummandsError
+from .fold import fold_batch_norms
 from .lc import SGD, Pruning, Schedule, Step
 from .plan import Plan
 from .records import Verdict
@@ -13,4 +14,4 @@ from .selection import Budget
 __version__ = "0.1.0.dev0"
 
 __all__ = ["SGD", "Budget", "Plan", "Pruning", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress"]
-__all__ += ["load", "load_prefix", "prune", *_compressions]
+__all__ += ["fold_batch_norms", "load", "load_prefix", "prune", *_compressions]

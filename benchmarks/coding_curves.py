@@ -1,0 +1,135 @@
+"""Whole networks by whole files, without data: our grids against NNCodec's, over the range of sizes that is of use.
+
+One parameter makes the curve of each codec: NNCodec's is the quantisation parameter, with and without `opt_qp`; ours is
+the price of a bit. Weights w_l share one price in units of ||w_l||^(2 a): with a = 0 the squared error counts alike
+everywhere, with a = 1 the relative one does, as opt_qp gives large weights coarser steps. Vectors are stored as
+bfloat16, NNCodec's at its default for them. Every network gets all settings of both codecs.
+
+A file is charged in full and judged by the network that it decodes to. What was judged once is kept in the cache, by
+the hash of the weights, so that a run can be ended and taken up again.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import nncodec
+from benchmarks.memory import Memory, code_digest, digest, key_of
+from benchmarks.pretrained import Network, network
+from summands import container
+from summands.compressions import Grid, Keep
+from summands.fold import fold_batch_norms
+from summands.forms import Dense, Form
+from summands.network import state_tensors
+from summands.zoo.train import flushed_denormals
+
+QPS = tuple(range(-12, -36, -2))
+LARGE_QPS = tuple(range(-18, -42, -4))
+BALANCES = (0.0, 0.5, 1.0)
+HALVINGS = tuple(range(12))
+LARGE_HALVINGS = tuple(range(0, 12, 2))
+LARGE = 2_000_000
+"""Networks with more parameters are measured with the shorter lists."""
+
+Row = dict[str, Any]
+
+
+def rows(name: str, codecs: Sequence[str] = ("nncodec", "ours")) -> Iterator[Row]:
+    """Every setting of these codecs on a network of `pretrained.NAMES`; NNCodec's only where it is installed."""
+    each = network(name)
+    judge = Judge(each)
+    yield {"network": name, "codec": "original", "bytes": _bytes(each.tensors), **judge(each.tensors)}
+    if "nncodec" in codecs and nncodec.reason() is None:
+        yield from _theirs(each, judge)
+    if "ours" in codecs:
+        yield from _ours(each, judge)
+
+
+def _theirs(each: Network, judge: Judge) -> Iterator[Row]:
+    tensors = {name: t for name, t in each.tensors.items() if t.is_floating_point()}
+    arrays = {name: t.float().numpy() for name, t in tensors.items()}
+    qps = LARGE_QPS if _count(tensors) > LARGE else QPS
+    settings = [nncodec.Setting(qp, opt_qp) for qp in qps for opt_qp in (False, True)]
+    keys = {setting: key_of(each.name, judge.original, nncodec.PACKAGES, asdict(setting)) for setting in settings}
+    new = [setting for setting in settings if keys[setting] not in judge.memory]
+    for setting, size, decoded in nncodec.files(arrays, new) if new else ():
+        found = {name: torch.from_numpy(decoded[name]) for name in tensors}
+        judge.memory[keys[setting]] = {"bytes": size, **judge(each.tensors | found)}
+    for setting in settings:
+        yield {"network": each.name, "codec": "nncodec", "setting": asdict(setting), **judge.memory[keys[setting]]}
+
+
+def _ours(each: Network, judge: Judge) -> Iterator[Row]:
+    code = code_digest("coding", "forms", "container", "compressions/grid.py", "compressions/keep.py")
+    halvings = LARGE_HALVINGS if _count(each.tensors) > LARGE else HALVINGS
+    tensors = state_tensors(fold_batch_norms(each.model, each.calibration_batches(2)[0]))
+    for balance in BALANCES:
+        for halving in halvings:
+            setting = {"balance": balance, "halvings": halving}
+            key = key_of(each.name, judge.original, code, setting)
+            found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, judge, **setting))
+            yield {"network": each.name, "codec": "ours", "setting": setting, **found}
+
+
+def _our_file(tensors: Mapping[str, Tensor], judge: Judge, balance: float, halvings: int) -> Row:
+    forms = compressed(tensors, 2.0**-halvings, balance)
+    size = len(container.to_bytes(forms))
+    return {"bytes": size, **judge({name: form.dense() for name, form in forms.items()})}
+
+
+def compressed(tensors: Mapping[str, Tensor], price: float, balance: float) -> dict[str, Form]:
+    """Every tensor's form: matrices and kernels on grids with steps of their own, all at one price.
+
+    A price of 1 makes a bit as dear as the mean square of a weight.
+    """
+    weights = {name: t for name, t in tensors.items() if t.is_floating_point() and t.ndim > 1}
+    powers = {name: float(t.double().square().sum()) for name, t in weights.items()}
+    total = sum(powers.values())
+    forms: dict[str, Form] = {}
+    for name, tensor in tensors.items():
+        if name in weights:
+            own = price * total / _count(weights) * (len(weights) * powers[name] / total) ** balance
+            forms[name] = Grid("auto").project(tensor, price=own)
+        elif tensor.is_floating_point():
+            forms[name] = Keep("bfloat16").project(tensor)
+        else:
+            forms[name] = Dense(shape=tensor.shape, dtype=tensor.dtype, values=tensor)
+    return forms
+
+
+class Judge:
+    """Measures of a network with other weights in it; what was measured once is remembered."""
+
+    def __init__(self, each: Network) -> None:
+        self.memory = Memory("coding-curves")
+        self._network, self._model = each, copy.deepcopy(each.model)
+        self.original = digest(each.tensors)
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        key = key_of(self._network.name, self.original, digest(tensors))
+        if key not in self.memory:
+            with torch.no_grad(), flushed_denormals():
+                for name, tensor in state_tensors(self._model).items():
+                    tensor.copy_(tensors[name])
+                self.memory[key] = self._network.evaluate(self._model)
+        return self.memory[key]
+
+
+def _count(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() for t in tensors.values())
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+if __name__ == "__main__":
+    for row in rows(sys.argv[1], sys.argv[2:] or ("nncodec", "ours")):
+        print(row, flush=True)
