@@ -66,15 +66,18 @@ def files(
         command = [_needed(), "-I", str(WORKER), "files", str(source), asked]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout is not None
-            for setting, line in zip(settings, process.stdout, strict=False):
-                answer = json.loads(line)
-                path = Path(answer["decoded"])
-                with np.load(path) as decoded:
-                    found = dict(decoded)
-                path.unlink()
-                yield setting, answer["bytes"], found
-        if process.returncode:
-            raise RuntimeError(f"NNCodec ended with code {process.returncode}")
+            try:
+                for setting in settings:
+                    line = process.stdout.readline()
+                    if not line:
+                        raise RuntimeError(f"NNCodec ended with code {process.wait()} at {setting}")
+                    answer = json.loads(line)
+                    with np.load(answer["decoded"]) as decoded:
+                        found = dict(decoded)
+                    Path(answer["decoded"]).unlink()
+                    yield setting, answer["bytes"], found
+            finally:
+                process.kill()  # if the caller takes no more
 
 
 def integers(levels: Mapping[str, np.ndarray], repeats: int) -> dict[str, float]:
