@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.coding import comparisons, curve
+from benchmarks.hull import bytes_at, lower_hull
+
+
+def test_the_hull_leaves_out_what_a_mixture_of_others_beats() -> None:
+    points = [(0.0, 1000), (1.0, 400), (2.0, 10), (2.0, 50), (3.0, 20), (4.0, 5)]
+    assert lower_hull(points) == [(0.0, 1000), (2.0, 10), (4.0, 5)]
+    assert lower_hull([]) == []
+
+
+def test_bytes_are_interpolated_by_their_logarithm() -> None:
+    points = [(0.0, 1000), (2.0, 10)]
+    assert bytes_at(points, 1.0) == pytest.approx(100)
+    assert bytes_at(points, 5.0) == 10
+    assert bytes_at(points, -0.1) is None
+    # One more setting, which is worse than both, changes nothing.
+    assert bytes_at([*points, (1.0, 500)], 1.0) == pytest.approx(100)
+
+
+def rows(codec: str, *triples: tuple[float, float, int]) -> list[dict[str, object]]:
+    names = ("validation_error", "test_error", "bytes")
+    return [{"network": "net", "codec": codec, **dict(zip(names, triple, strict=True))} for triple in triples]
+
+
+def test_settings_are_chosen_by_validation_alone() -> None:
+    lucky = rows("ours", (2.0, 1.0, 100), (2.0, 5.0, 50), (1.0, 2.0, 200))
+    assert sorted(curve(lucky)) == [(2.0, 200), (5.0, 50)]
+    assert curve([{"agreement": 0.9, "bytes": 7}]) == [(pytest.approx(0.1), 7)]
+
+
+def test_levels_are_those_of_the_original_plus_points() -> None:
+    original = rows("original", (1.0, 1.0, 4000))
+    found = comparisons([*original, *rows("ours", (1.0, 1.0, 400), (2.0, 2.0, 4)), *rows("nncodec", (1.0, 1.05, 100))])
+    assert [row["level"] for row in found] == ["error + 0.1 points", "error + 0.3 points", "error + 1.0 points"]
+    assert found[0]["ours"] == pytest.approx(400 * 10**-0.2)
+    assert math.isclose(found[2]["ours"], 4) and found[2]["nncodec"] == 100
