@@ -66,7 +66,7 @@ def comparisons(curves: Sequence[Row]) -> list[Row]:
     for name in dict.fromkeys(row["network"] for row in curves):
         rows = [row for row in curves if row["network"] == name]
         (original,) = (row for row in rows if row["codec"] == "original")
-        for level, loss in _levels(original):
+        for level, loss in loss_levels(original):
             sizes = {
                 codec: bytes_at(curve(row for row in rows if row["codec"] == codec), loss)
                 for codec in ("ours", "nncodec")
@@ -84,7 +84,7 @@ def curve(rows: Iterable[Row]) -> list[tuple[float, float]]:
     return [(row["test_error"], row["bytes"]) for row in rows if (row["validation_error"], row["bytes"]) in chosen]
 
 
-def _levels(original: Row) -> list[tuple[str, float]]:
+def loss_levels(original: Row) -> list[tuple[str, float]]:
     if "test_error" in original:
         return [(f"error + {points} points", original["test_error"] + points) for points in POINTS]
     (measure,) = LEVELS.keys() & original.keys()
