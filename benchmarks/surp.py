@@ -3,7 +3,10 @@
 Rates: 270,000 weights drawn from a Laplace density with lam = 1, both rules, the mean of four seeds. D is the mean
 absolute error in units of 1/lam; "ideal" is the entropy of the indices given |S| plus a bit for every kept weight,
 "coded" the whole payload with scale, signs and refreshes. The rivals at the same D: the cheapest of several dead-zone
-quantisers, and the largest weights kept as bfloat16, both coded by the same coder.
+quantisers, an embedded one, and the largest weights kept as bfloat16, both coded by the same coder.
+
+"Shared": three weights of a third of that size and of different scales under one threshold (`per="task"`), whose picks
+a file holds once. "Layers": whole files, in one layer and in eight, from each of which a prefix decodes.
 
 Speed: process CPU time of one thread, projection and coding; the direct implementation looks at all n weights for every
 pick, and must give the same picks.
@@ -26,8 +29,9 @@ from benchmarks.record import write_result
 from summands.coding import decode_section, encode_section, layout_of
 from summands.coding.limits import laplace_rate_l1
 from summands.coding.sequence import new_sequence, position_at
-from summands.compressions import Grid, Prune, Successive
+from summands.compressions import Embedded, Grid, Prune, Successive
 from summands.compressions.successive_picks import index_bits, pick_all
+from summands.container import measure, read_header, to_bytes
 from summands.forms import Form
 from summands.forms import Successive as SuccessiveForm
 from summands.forms.successive import RULES, first_threshold, next_threshold, refreshed
@@ -112,6 +116,46 @@ def rates(mode: str, distortion: float) -> dict[str, Any]:
     }
 
 
+def shared(mode: str, distortion: float) -> dict[str, Any]:
+    """Three weights in one sequence of picks, one seed."""
+    parts = [laplace(SIZE // 3, 10 + i) for i in range(3)]
+    weights = {str(i): scale * part for i, (scale, part) in enumerate(zip((1.0, 0.02, 50.0), parts, strict=True))}
+    alpha = 10.0 if mode == "authors" else None
+    forms = Successive(distortion=distortion, mode=mode, alpha=alpha, per="task").project_task(weights)
+    first = forms["0"]
+    units = np.concatenate([units_of(weight, forms[name])[0] for name, weight in weights.items()])
+    order = np.argsort(-units, kind="stable").astype(np.int32)
+    rest = int(distortion * 2**32 * units.size)
+    events, sizes = pick_all(units, order, RULES.index(mode), first.alpha, 0, units.size, rest, math.inf)
+    kept = sum(form.kept for form in forms.values())
+    ideal = sum(index_bits(int(s), units.size) for s in sizes[events > 0]) + kept
+    written = measure(forms)
+    coded = 8 * (written.shared_bytes + written.payload_bytes)
+    return {
+        "mode": mode,
+        "distortion": distortion,
+        "ideal_bits_per_weight": ideal / units.size,
+        "coded_bits_per_weight": coded / units.size,
+        "coded_over_ideal": coded / ideal,
+    }
+
+
+def in_layers(distortion: float) -> dict[str, Any]:
+    """Bytes of a file in one layer and in eight."""
+    weight = laplace(SIZE, 0)
+    goal = distortion / float(weight.abs().double().mean())
+    row: dict[str, Any] = {"distortion": distortion}
+    for name, compression in (("successive", Successive(distortion=goal)), ("embedded", Embedded(distortion=goal))):
+        forms = {"w": compression.project(weight)}
+        whole = to_bytes(forms, layers=8)
+        row |= {
+            f"{name}_bytes": len(to_bytes(forms)),
+            f"{name}_bytes_in_layers": len(whole),
+            f"{name}_layers": len(read_header(whole).layers),
+        }
+    return row
+
+
 def rivals(distortion: float) -> dict[str, Any]:
     """Bits a weight and share of nonzeros at this D, one seed."""
     weight = laplace(SIZE, 0)
@@ -137,9 +181,12 @@ def rivals(distortion: float) -> dict[str, Any]:
             (least, count) if fits(Prune(count=count, dtype="bfloat16").project(weight)) else (count + 1, most)
         )
     pruned = Prune(count=least, dtype="bfloat16").project(weight)
+    embedded = Embedded(distortion=distortion / float(weight.abs().double().mean())).project(weight)
     return {
         "distortion": distortion,
         "shannon_bits_per_weight": laplace_rate_l1(distortion, 1.0),
+        "embedded_bits_per_weight": bits(embedded),
+        "embedded_nonzero": float((embedded.levels != 0).double().mean()),
         "grid_bits_per_weight": bits(grid),
         "grid_nonzero": float((grid.levels != 0).double().mean()),
         "prune_bits_per_weight": bits(pruned),
@@ -214,6 +261,8 @@ def main() -> None:
     sizes = (SIZE,) if arguments.quick else (SIZE, 15_000_000)
     figures = {
         "rates": [rates(mode, d) for mode in RULES for d in DISTORTIONS],
+        "shared": [shared(mode, d) for mode in RULES for d in DISTORTIONS],
+        "layers": [in_layers(d) for d in DISTORTIONS],
         "rivals": [rivals(d) for d in DISTORTIONS],
         "speed": [speed(size, mode) for size in sizes for mode in RULES],
         "speed_up": [speed_up(mode) for mode in RULES],

@@ -335,6 +335,24 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "killed.sums").read_bytes() == (tmp_path / "whole.sums").read_bytes()
 
 
+def test_rates_of_a_checkpoint(folder: Path, run, tmp_path: Path) -> None:
+    names, path, picture = (
+        ("conv1.weight", "bn.weight", "fc.weight", "ids"),
+        folder / "w.safetensors",
+        tmp_path / "r.svg",
+    )
+    save_file({name: tensors()[name] for name in names}, path)
+    code, out, _ = run("rates", path, "--distortion", 0.8, "--picture", picture, "--json")
+    answer = json.loads(out)
+    assert code == 0 and [fit["name"] for fit in answer["fits"]] == ["conv1.weight", "fc.weight"]
+    assert [row["name"] for row in answer["rates"]] == ["conv1.weight", "fc.weight", "all"]
+    assert all(row["laplace"] < row["embedded"] for row in answer["rates"])
+    assert picture.read_text().startswith("<?xml")
+    code, out, _ = run("rates", path, "--distortion", 0.8)
+    assert code == 0 and "fc.weight" in out and "SuRP" in out
+    assert_refused(run("rates", folder / "plan.yaml"))
+
+
 def test_every_command_explains_itself(run) -> None:
     commands = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
     assert {"compress", "inspect", "evaluate", "decompress", "verify", "demo"} <= set(commands)

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "domain": {"errors"},
     "plan": _LOADING | {"compressions", "domain"},
     "selection": _COMPRESSING | {"container", "network", "runs"},
+    "rates": _COMPRESSING | {"container", "records"},
     "report": {"errors", "records"},
     "result": _LOADING | {"container", "network", "records", "report", "modules", "runs"},
     "lc": _RUNNING,
@@ -37,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "taskfile": _RUNNING | {"lc"},
     "demo": _RUNNING | {"lc", "api", "zoo"},
     "__main__": {"cli"},
-    "cli": _RUNNING | {"lc", "api", "taskfile", "demo", "zoo"},
+    "cli": _RUNNING | {"lc", "api", "rates", "taskfile", "demo", "zoo"},
 }
 
 

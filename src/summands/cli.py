@@ -29,9 +29,11 @@ from .errors import ArgumentError, FileError, MismatchError, SummandsError, must
 from .forms import relative_error
 from .lc import Pruning, Schedule
 from .plan import Plan, default_plan
+from .rates import laplace_fits, rate_table
 from .records import DeclaredRecord
+from .report.plots import plot_rates
 from .report.progress import StepProgress
-from .report.tables import declared_table, size_line
+from .report.tables import declared_table, fit_table, rates_table, size_line
 from .result import Result
 from .taskfile import TaskFile, load_task
 
@@ -322,6 +324,26 @@ def verify(
     for name, error in answer.get("relative_errors", {}).items():
         typer.echo(f"{name}  {'exact' if error == 0 else f'relative error {error:.6g}'}")
     typer.echo(f"{file}: {len(forms)} tensors, every checksum and every declaration holds")
+
+
+@app.command()
+def rates(
+    network: Annotated[Path, typer.Argument(help="A dense .safetensors.", metavar="NETWORK.safetensors")],
+    distortion: Annotated[list[float], typer.Option(help="L1 error relative to the L1 norm; repeatable.")] = [0.9, 0.5],  # noqa: B006
+    picture: Annotated[Path | None, typer.Option(help="Also draw the rates, as .png or .svg.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the weights must cost and do cost: Laplace fits, D(R), successive pruning, embedded quantiser."""
+    named = read_safetensors(network)
+    weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
+    fits, rows = laplace_fits(weights), rate_table(weights, distortion)
+    if picture is not None:
+        check_writable(picture)
+        plot_rates(rows, picture)
+    if as_json:
+        typer.echo(json.dumps({"fits": [asdict(f) for f in fits], "rates": [asdict(r) for r in rows]}, indent=2))
+    else:
+        typer.echo(f"{fit_table(fits)}\n\n{rates_table(rows)}")
 
 
 @app.command()

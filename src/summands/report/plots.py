@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
-from ..records import StepRecord, WeightRecord
+from ..records import RateRecord, StepRecord, WeightRecord
 
 _INK = "#1b2a41"
 _COLOURS = ("#2a6f97", "#e07a5f", "#81b29a", "#f2cc8f", "#9d6b9e", "#5f6b6d")
@@ -25,6 +25,38 @@ def plot_run(history: Sequence[StepRecord], rows: Sequence[WeightRecord], refere
     _draw_bytes(right, rows)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] = ()) -> None:
+    """Error against bits a weight, a panel for each of `names` (by default the largest weights and all together)."""
+    by_name = {row.name: row for row in rows}
+    largest = sorted(by_name, key=lambda name: -by_name[name].size)[:4]
+    shown = list(names) or [name for name in by_name if name in largest]
+    plt = _pyplot()
+    width = 4.2 * len(shown)
+    figure, panels = plt.subplots(1, len(shown), figsize=(width, 3.8), constrained_layout=True, squeeze=False)
+    for axes, name in zip(panels[0], shown, strict=True):
+        own = [row for row in rows if row.name == name]
+        for field, label, line, marker, colour in _RATES:
+            points = [(getattr(row, field), row.distortion) for row in own if getattr(row, field) > 0]
+            axes.plot(*zip(*points, strict=True), line, marker=marker, ms=4, lw=1.2, color=colour, label=label)
+        axes.set(xscale="log", xlabel="bits a weight", ylabel="L1 error / L1 norm", title=f"{name} ({own[0].size:,})")
+        axes.set_ylim(0, 1)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0][0].legend(frameon=False)
+    figure.savefig(path, dpi=80, metadata={"Software": None} if path.suffix == ".png" else None)
+    plt.close(figure)
+
+
+_RATES = (
+    ("laplace", "R(D) of the Laplace fit", "--", "", _INK),
+    ("histogram", "R(D) of the histogram", "-", "", _INK),
+    ("embedded", "embedded quantiser", "-", "o", _COLOURS[0]),
+    ("paper", "SuRP, paper", "-", "s", _COLOURS[1]),
+    ("authors", "SuRP, authors", "-", "^", _COLOURS[4]),
+)
+"""Field, label, line, marker and colour of a rate."""
 
 
 def _draw_path(axes: Any, history: Sequence[StepRecord], reference: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ..records import DeclaredRecord, StepRecord, Verdict, WeightRecord
+from ..records import DeclaredRecord, FitRecord, RateRecord, StepRecord, Verdict, WeightRecord
 
 
 def render(table: Table, width: int = 140) -> str:
@@ -36,6 +36,29 @@ def declared_table(rows: Sequence[DeclaredRecord]) -> str:
     table.add_column("dense bytes", justify="right")
     for row in rows:
         table.add_row(row.name, _shape(row.shape), row.dtype, row.kind, f"{row.dense_bytes:,}")
+    return render(table)
+
+
+def fit_table(rows: Sequence[FitRecord]) -> str:
+    """A row a weight: how Laplacian it is."""
+    table = Table("weight", box=None, pad_edge=False)
+    for heading in ("entries", "mean magnitude", "kurtosis (Laplace 6)", "distance to the fit"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row.name, f"{row.size:,}", f"{row.mean:.4g}", f"{row.kurtosis:.2f}", f"{row.distance:.3f}")
+    return render(table)
+
+
+def rates_table(rows: Sequence[RateRecord]) -> str:
+    """A row a weight and distortion: bits a weight, in theory and as coded."""
+    table = Table("weight", box=None, pad_edge=False)
+    for heading in ("L1 error", "Laplace R(D)", "histogram R(D)", "embedded", "SuRP, paper", "SuRP, authors"):
+        table.add_column(heading, justify="right")
+    last = ""
+    for row in rows:
+        rates = (row.laplace, row.histogram, row.embedded, row.paper, row.authors)
+        name, last = ("" if row.name == last else row.name), row.name
+        table.add_row(name, f"{row.distortion:g}", *(f"{rate:.4g}" for rate in rates))
     return render(table)
 
 
