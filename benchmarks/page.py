@@ -10,6 +10,7 @@ from benchmarks.record import RESULTS, read_result
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"(<!-- lenet -->\n```\n).*?(```\n<!-- /lenet -->)", re.DOTALL)
+_RATES = re.compile(r"(<!-- rates -->\n).*?(<!-- /rates -->)", re.DOTALL)
 _PRUNING = re.compile(r"(<!-- pruning -->\n).*?(<!-- /pruning -->)", re.DOTALL)
 
 
@@ -35,12 +36,15 @@ def readme() -> str:
 
 
 def pruning_page() -> str:
-    """The page on pruning with its figures on real networks as the result file has them, once there is one."""
-    from benchmarks.pruning import summary
-
-    measured = (RESULTS / "pruning.json").is_file()
-    text = summary(read_result("pruning")["figures"]) + "\n" if measured else ""
-    return _PRUNING.sub(lambda block: f"{block[1]}{text}{block[2]}", (ROOT / "docs" / "pruning.md").read_text())
+    """The page on pruning with its figures on real networks as the result files have them."""
+    page = (ROOT / "docs" / "pruning.md").read_text()
+    for name, block in (("pruning", _PRUNING), ("ratedistortion", _RATES)):
+        if (RESULTS / f"{name}.json").is_file():
+            text = importlib.import_module(f"benchmarks.{name}").summary(read_result(name)["figures"]) + "\n"
+        else:
+            text = ""
+        page = block.sub(lambda found, text=text: f"{found[1]}{text}{found[2]}", page)
+    return page
 
 
 def main() -> None:

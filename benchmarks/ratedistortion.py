@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from summands.rates import DISTORTIONS, laplace_fits, rate_table
 from torch import Tensor, nn
 
 from benchmarks.record import RESULTS, read_result, write_result
 from summands import Successive
 from summands.container import to_bytes
 from summands.forms import Sparse
+from summands.rates import DISTORTIONS, laplace_fits, rate_table
 from summands.records import RateRecord
 from summands.report.plots import plot_rates
 from summands.report.tables import render
@@ -125,6 +125,28 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
                 f"{row['smaller']:.2f}",
             )
     return "\n\n".join(render(each) for each in (fits, rates, sizes))
+
+
+def summary(figures: dict[str, dict[str, Any]]) -> str:
+    """For docs/pruning.md: the largest weight of every net, and the sizes of the pruned nets."""
+    rates = (
+        "| net: largest weight | kurtosis | distance | D | Laplace | histogram | embedded | SuRP paper | authors |\n"
+    )
+    rates += "|---" * 9 + "|\n"
+    sizes = "| net | sparsity | 32-bit values and gaps, bytes | SuRP's file, bytes | times smaller, paper | authors |\n"
+    sizes += "|---" * 6 + "|\n"
+    for name, own in figures.items():
+        largest = max(own["fits"], key=lambda row: row["size"])
+        for row in own["rates"]:
+            if row["name"] == largest["name"] and row["distortion"] in (0.95, 0.8, 0.5):
+                bits = (f"{row[key]:.3f}" for key in ("laplace", "histogram", "embedded", "paper", "authors"))
+                fit = f"{largest['kurtosis']:.1f} | {largest['distance']:.3f}"
+                rates += f"| {name}: {largest['name']} | {fit} | {row['distortion']:g} | {' | '.join(bits)} |\n"
+        half = len(own["sizes"]) // 2
+        for paper, authors in zip(own["sizes"][:half], own["sizes"][half:], strict=True):
+            both = f"{paper['gaps_and_float32_bytes']:,.0f} | {paper['coded_bytes']:,} | {paper['smaller']:.2f}"
+            sizes += f"| {name} | {paper['sparsity']:g} | {both} | {authors['smaller']:.2f} |\n"
+    return f"{rates}\n{sizes}"
 
 
 def main() -> None:
