@@ -6,9 +6,12 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from summands.zoo.cache import cache_dir, store
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("summands", "torch", "numpy", "numba", "safetensors", "scikit-learn", "scipy")
@@ -33,6 +36,14 @@ def write_result(name: str, figures: Any, **facts: Any) -> Path:
 def read_result(name: str) -> dict[str, Any]:
     """The content of `results/NAME.json`."""
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def piece(benchmark: str, name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, made once: a benchmark that is ended goes on after its last finished piece."""
+    path = cache_dir() / "benchmarks" / benchmark / f"{name.replace(' ', '-')}.json"
+    if not path.exists():
+        store(path, json.dumps(make()).encode())
+    return json.loads(path.read_text())
 
 
 def _version(package: str) -> str | None:

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"errors", "forms"},
     "runs": {"errors", "forms", "network"},
     "fold": {"errors"},
+    "sensitivity": {"errors", "forms", "network"},
     "modules": {"errors", "views", "forms"},
     "compressions": _LOADING,
     "domain": {"errors"},

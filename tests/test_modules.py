@@ -143,7 +143,7 @@ def test_sums_are_parallel_branches():
 
 def test_other_forms_and_layers_run_dense():
     layer = fill(nn.Conv2d(4, 4, 3, dtype=torch.float64))
-    for compression in (Quantize(2), Prune(count=5), LowRank(0), LowRank(99), LowRank(0) + LowRank(0, view="kernel")):
+    for compression in (Quantize(2), Prune(count=5), LowRank(99)):
         assert type(agrees(compression.project(layer.weight), layer, data(layer))) is nn.Conv2d
     turned = fill(nn.ConvTranspose2d(4, 4, 3, dtype=torch.float64))
     assert type(agrees(LowRank(1).project(turned.weight), turned, data(turned))) is nn.ConvTranspose2d
@@ -249,3 +249,16 @@ def test_a_model_that_is_one_layer_is_replaced_itself():
     result = sm.compress(layer, sm.Plan({"weight": "LowRank(2)"}, ignore=["bias"]))
     x = torch.randn(4, 20)
     assert torch.allclose(result.to_modules(layer)(x), result.apply_(layer)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(30, 20), nn.Conv2d(6, 8, 3, stride=2, padding=1)], ids=str)
+def test_a_weight_of_rank_zero_costs_next_to_nothing(layer):
+    form = LowRank(0).project(layer.weight)
+    x = torch.randn(2, 30) if layer.weight.ndim == 2 else torch.randn(2, 6, 9, 9)
+    module, got, expected = outputs(form, layer, x)
+    assert torch.equal(got, expected)
+    with FlopCounterMode(display=False) as counted:
+        module(x)
+    with FlopCounterMode(display=False) as whole:
+        layer(x)
+    assert counted.get_total_flops() < 0.2 * whole.get_total_flops()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def as_module(form: Form, like: nn.Module) -> nn.Module:
     bias = getattr(like, "bias", None)
     branches: list[nn.Module] = []
     dense: list[Form] = []
-    for term in [term for term in form.parts() if not _is_zero(term)] or form.parts()[:1]:
+    for term in _running(form):
         build = _factored(term, like)
         if build is None:
             dense.append(term)
@@ -100,9 +101,7 @@ def with_modules(model: nn.Module, forms: Mapping[str, Form], pays: Pays) -> nn.
 
 def runs_in_factors(form: Form, like: nn.Module) -> bool:
     """True when `as_module` would run every term of the form in factors, those that are zero left out."""
-    return all(_is_zero(term) or _factored(term, like) is not None for term in form.parts()) and not all(
-        map(_is_zero, form.parts())
-    )
+    return all(_factored(term, like) is not None for term in _running(form))
 
 
 class Parallel(nn.ModuleList):
@@ -137,6 +136,18 @@ class Interleave(nn.Module):
         last = self.axis  # negative, so that batches of any kind may stand before it
         split = x.unflatten(last, self.sizes)
         return split.transpose(last - 1, last).flatten(last - 2, last)
+
+
+def _running(form: Form) -> list[Form]:
+    """The terms that are not zero; if all are, one that is: of low rank, then of one rank of zeros."""
+    terms = [term for term in form.parts() if not _is_zero(term)]
+    if terms:
+        return terms
+    for term in form.parts():
+        if isinstance(term, LowRank):
+            rows, columns = len(term.left), term.right.shape[1]
+            return [replace(term, left=term.left.new_zeros(rows, 1), right=term.right.new_zeros(1, columns))]
+    return [form.parts()[0]]
 
 
 def _is_zero(form: Form) -> bool:

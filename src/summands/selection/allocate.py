@@ -146,8 +146,8 @@ def _bracket(
 def _between(low: Allocation, high: Allocation, limit: int) -> float:
     """A price between two, where a straight line through log size over log price meets just under the limit."""
     a, b = math.log(low.price), math.log(high.price)
-    drop = math.log(low.size / high.size)
-    share = math.log(low.size / (0.9975 * limit)) / drop if drop > 0 else 0.5
+    drop = math.log((low.size + 1) / (high.size + 1))  # nothing at all may cost nothing
+    share = math.log((low.size + 1) / (0.9975 * limit + 1)) / drop if drop > 0 else 0.5
     # Kept off the ends, so that the bracket shrinks at least by a tenth.
     return math.exp(a + min(max(share, 0.1), 0.9) * (b - a))
 

@@ -1,0 +1,83 @@
+"""Importances: against gradients and rises worked out by hand, and what they do for the loss."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import summands as sm
+from summands.errors import ArgumentError
+from summands.sensitivity import fisher_importance, measured_importance
+
+
+def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A small network whose inputs have very different sizes, so that its first weights matter very differently."""
+    torch.manual_seed(0)
+    scales = 10.0 ** -torch.arange(12.0).div(4)
+    x = torch.randn(400, 12) * scales
+    y = (x @ torch.randn(12, 4) / 0.3).argmax(1)
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model, x, y
+
+
+def loss_of(model: nn.Module, batch: tuple) -> torch.Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_the_fisher_diagonal_is_the_mean_of_squared_gradients() -> None:
+    model, x, y = trained()
+    batches = list(zip(x[:5].split(1), y[:5].split(1), strict=True))
+    found = fisher_importance(model, loss_of, batches, floor=0.0)
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for batch in batches:
+        grads = torch.autograd.grad(loss_of(model, batch), list(model.parameters()))
+        for name, grad in zip(total, grads, strict=True):
+            total[name] += grad**2
+    mean = sum(t.sum() for t in total.values()) / sum(t.numel() for t in total.values())
+    assert all(torch.allclose(found[name], total[name] / mean, atol=1e-5) for name in total)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_same_bytes_lose_less_where_the_loss_is_known() -> None:
+    model, x, y = trained()
+    plan = sm.Plan({"*.weight": "Prune('auto', dtype='float16')"}, ignore=["*.bias"])
+    fisher = fisher_importance(model, loss_of, list(zip(x.split(1), y.split(1), strict=True)))
+    weights = {name: h for name, h in fisher.items() if name.endswith("weight")}
+    losses = {}
+    for way, importance in (("none", None), ("fisher", weights)):
+        result = sm.compress(model, plan, budget=400, importance=importance)
+        assert result.size_bytes <= 400
+        with torch.no_grad():
+            losses[way] = float(loss_of(result.apply_(copy.deepcopy(model)), (x, y)))
+    assert losses["fisher"] < 0.5 * losses["none"], losses
+
+
+def test_a_measured_rise_finds_the_layer_that_matters() -> None:
+    model, x, y = trained()
+    before = copy.deepcopy(model.state_dict())
+    names = ["0.weight", "2.weight"]
+    found = measured_importance(model, lambda m: float(loss_of(m, (x, y)).detach()), names)
+    assert sum(found.values()) == pytest.approx(2, abs=0.02)
+    again = measured_importance(model, lambda m: float(loss_of(m, (x, y)).detach()), names)
+    assert found == again
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in before.items())
+
+
+def test_refuses() -> None:
+    model, x, y = trained()
+    with pytest.raises(ArgumentError, match="at least one batch"):
+        fisher_importance(model, loss_of, [])
+    with pytest.raises(ArgumentError, match="names of the model"):
+        measured_importance(model, lambda m: 0.0, ["nothing"])
+    plan = sm.Plan({"*.weight": "Prune('auto')"}, ignore=["*.bias"])
+    with pytest.raises(ArgumentError, match="left out with `train`"):
+        sm.compress(model, plan, budget=700, importance={"0.weight": 2.0}, train=sm.SGD((x, y)))
