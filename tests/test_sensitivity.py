@@ -26,6 +26,7 @@ def trained() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
+    model.zero_grad(set_to_none=True)
     return model, x, y
 
 

@@ -76,7 +76,10 @@ def compress(
     plan: Annotated[Path | None, typer.Option(help="YAML or JSON plan; without one, a cautious default.")] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Most bytes of the file: '60 kB', '20x', '2.5 bits'. Decides every \"auto\"."),
+        typer.Option(
+            help="Most bytes of the file: '60 kB', '20x', '2.5 bits'; or '10 MFLOPs' or '0.005 drop' of a task. "
+            'Decides every "auto".'
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="L and C steps; 0 fine-tunes after direct compression.")] = None,
     mu0: Annotated[float | None, typer.Option(help="First penalty weight.")] = None,
@@ -122,12 +125,14 @@ def compress(
     check_writable(output)
     own_checkpoint = Path(f"{output}.checkpoint")
     if task is None or task.train is None:
-        result = compress_model(tensors, chosen, budget=budget, evaluate=task.evaluate if task else None)
+        known: dict[str, Any] = {"evaluate": task.evaluate, "inputs": task.inputs} if task else {}
+        result = compress_model(tensors, chosen, budget=budget, **known)
     else:
         schedule = replace(task.schedule or Schedule(), **given)
         result = _learn(task, chosen, budget, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
     size = result.save(output, metadata=metadata)
-    own_checkpoint.unlink(missing_ok=True)  # the file is written: only a checkpoint asked for is kept
+    for path in [own_checkpoint, *own_checkpoint.parent.glob(f"{own_checkpoint.name}.[0-9]*")]:
+        path.unlink(missing_ok=True)  # the file is written: only a checkpoint asked for is kept
     if as_json:
         typer.echo(json.dumps({"output": str(output), "file_bytes": size, **summary(result)}, indent=2))
     else:

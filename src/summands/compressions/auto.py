@@ -21,7 +21,7 @@ Forms = Mapping[str, Form]
 
 _Q, _P = Quantize("auto", dtype="float16"), Prune("auto", dtype="float16")
 _L = LowRank("auto", view="auto", dtype="float16")
-CANDIDATES: tuple[Compression, ...] = (_Q, _P, _L, _Q + _P, _L + _P, _L + _Q, _L + _L, Keep("float16"), Keep())
+CANDIDATES: tuple[Compression, ...] = (_Q, _P, _L, _Q + _P, _L + _P, _L + _Q, Keep("float16"), Keep())
 """What `Auto()` chooses among: every part alone, the sums of two, and the weight as it is."""
 
 
@@ -37,8 +37,9 @@ class Auto(Compression):
 
     Args:
         candidates: compressions, sums among them, or their texts. Of equal ones the first wins. By default Q, P, L,
-            Q + P, L + P, L + Q, L + L (two views), and the weight itself in float16 or exactly; Q being
-            Quantize("auto"), P Prune("auto") and L LowRank("auto", view="auto"), their values stored in float16.
+            Q + P, L + P, L + Q, and the weight itself in float16 or exactly; Q being Quantize("auto"), P Prune("auto")
+            and L LowRank("auto", view="auto"), their values stored in float16. Two views, L + L, take seconds a price
+            for a large kernel: list them where they are wanted.
 
     >>> import torch
     >>> weight = torch.outer(torch.arange(20.0), torch.arange(30.0))

@@ -27,13 +27,15 @@ _STATES, _FITS, _LAST_FITS, _SETS = 24, 5, 30, 2
 def pursued(
     terms: Sequence[LowRank], weights: Mapping[str, Tensor], mu: float | None, price: float | None
 ) -> list[Mapping[str, Form]] | None:
-    """For each term its forms by weight, near the optimum; None when a weight is too large for this.
+    """For each term its forms by weight, near the optimum; None when a weight is too large for this, or has one view.
 
     On random sums of two views on tiny weights the objective lies on average 1 % above the best of all ranks and many
     starts, where descent alone lies 20 % above (tests/compressions/test_reshaped.py).
     """
     if any(w.numel() > LARGEST or not w.numel() for w in weights.values()):
         return None
+    if any(len({view for term in terms for view in term.views(w.shape)}) < 2 for w in weights.values()):
+        return None  # all in one view: the first term is the optimum
     found: list[dict[str, Form]] = [{} for _ in terms]
     for name, weight in weights.items():
         likely = _likely_views(terms, weight, mu, price)
