@@ -27,7 +27,7 @@ from summands.zoo.networks import build
 
 NETWORKS = {"lenet300": (1, 28, 28), "lenet5": (1, 28, 28), "resnet20": (1, 28, 28), "vgg": (1, 28, 28)}
 SHARES = (0.5, 0.25)
-BATCHES = (1, 64)
+BATCHES = (1, 16)
 
 
 def measured(network: str, seconds: float) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each comparison")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each comparison")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
