@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "compressions": _LOADING,
     "domain": {"errors"},
     "plan": _LOADING | {"compressions", "domain"},
-    "selection": _COMPRESSING | {"container", "network", "runs"},
+    "selection": _COMPRESSING | {"container", "network", "records", "runs"},
     "rates": _COMPRESSING | {"container", "records"},
     "report": {"errors", "records"},
     "result": _LOADING | {"container", "network", "records", "report", "modules", "runs"},
@@ -37,9 +37,12 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"errors"},
     "api": _RUNNING | {"lc"},
     "taskfile": _RUNNING | {"lc"},
+    "journal": {"errors", "records"},
+    "runner": _RUNNING | {"lc", "api", "taskfile", "journal"},
+    "cli_search": _RUNNING | {"lc", "taskfile", "journal", "runner"},
     "demo": _RUNNING | {"lc", "api", "zoo"},
     "__main__": {"cli"},
-    "cli": _RUNNING | {"lc", "api", "rates", "taskfile", "demo", "zoo"},
+    "cli": _RUNNING | {"lc", "api", "rates", "taskfile", "demo", "zoo", "cli_search"},
 }
 
 

@@ -25,6 +25,7 @@ from . import __version__, container
 from .api import compress as compress_model
 from .api import load
 from .api import prune as prune_model
+from .cli_search import plot, search
 from .errors import ArgumentError, FileError, MismatchError, SummandsError, must
 from .forms import relative_error
 from .lc import Pruning, Schedule
@@ -363,6 +364,10 @@ def demo(
 
     outcome = run_demo(output, data, seed, say=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(outcome.to_dict(), indent=2) if as_json else str(outcome))
+
+
+app.command()(search)
+app.command()(plot)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 
 class Verdict(Enum):
@@ -67,6 +68,7 @@ class WeightRecord:
         rule: the compression's text, or "kept" for a tensor left as it was.
         parts: (kind of form, its coded bits) for each part.
         relative_error: ||w - Delta||^2 / ||w||^2 against the network that came in; None when that is not known.
+        facts: for each part what its form says of itself: rank, kept entries, values of a codebook.
     """
 
     name: str
@@ -74,6 +76,14 @@ class WeightRecord:
     rule: str
     parts: tuple[tuple[str, float], ...]
     relative_error: float | None
+    facts: tuple[Mapping[str, int | str], ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The record that `asdict` made plain, perhaps through JSON."""
+        parts = tuple((str(kind), float(bits)) for kind, bits in row["parts"])
+        facts = tuple(row.get("facts", ()))
+        return cls(row["name"], tuple(row["shape"]), row["rule"], parts, row["relative_error"], facts)
 
     @property
     def size(self) -> int:
@@ -133,3 +143,66 @@ class RateRecord:
     paper: float
     authors: float
     embedded: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of a search: a combination at a budget.
+
+    Attributes:
+        id: names the run, and its folder.
+        combination, budget: as the user reads them, "Q + P" and "20x".
+        limit: the most bytes that the file may have.
+        status: "started", "finished", "stopped" (early, as it was overtaken) or "failed".
+        message: why it stopped or failed; of a finished one the verdict's name.
+        error: the least error measured on an iterate within the budget; None without `evaluate`.
+        size_bytes: length of that iterate's file, without metadata; None before there is any.
+        seconds: of all its steps.
+        total: how many steps it is to take.
+        weights: of a finished run, one record a tensor.
+        history: one record a step.
+    """
+
+    id: str
+    combination: str
+    budget: str
+    limit: int
+    status: str
+    message: str = ""
+    error: float | None = None
+    size_bytes: int | None = None
+    seconds: float = 0.0
+    total: int = 0
+    weights: tuple[WeightRecord, ...] = ()
+    history: tuple[StepRecord, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """True when nothing is left to do: resuming does not start it again."""
+        return self.status in ("finished", "stopped")
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What all runs of a search share: the network as it came.
+
+    Attributes:
+        name: of the network's task.
+        task: a digest of the task file.
+        reference_bytes: bytes of its tensors, in their own dtypes.
+        reference_error: what `evaluate` says of it; None without `evaluate`.
+        limits: for each compressed weight points (D, R) of its rate-distortion function: squared error over ||w||^2,
+            and bits a weight.
+    """
+
+    name: str
+    task: str
+    reference_bytes: int
+    reference_error: float | None
+    limits: Mapping[str, tuple[tuple[float, float], ...]]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The record that `asdict` made plain, perhaps through JSON."""
+        limits = {name: tuple((float(d), float(r)) for d, r in points) for name, points in row["limits"].items()}
+        return cls(row["name"], row["task"], row["reference_bytes"], row["reference_error"], limits)

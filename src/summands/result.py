@@ -132,6 +132,7 @@ class Result:
                     for part, bits in zip(form.parts(), self.written.part_bits[name], strict=True)
                 ),
                 relative_error=self.relative_errors.get(name),
+                facts=tuple(part.facts() for part in form.parts()),
             )
             for name, form in self.forms.items()
         ]

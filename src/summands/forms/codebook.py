@@ -29,6 +29,9 @@ class Codebook(ElementwiseForm):
     codes: Tensor
     axis: int | None = None
 
+    def facts(self) -> dict[str, int | str]:
+        return {"values": self.values.shape[-1]}
+
     def dense(self) -> Tensor:
         if self.axis is None:
             picked = self.values.index_select(0, self.codes.reshape(-1).int())

@@ -56,6 +56,10 @@ class Form(ABC):
         """This form with one of its `parts()` exchanged."""
         return part
 
+    def facts(self) -> dict[str, int | str]:
+        """What a reader of a table wants to know of this form besides its bits: its rank, how many values it has."""
+        return {}
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that the form holds, by field name."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -28,6 +28,9 @@ class Grid(ElementwiseForm):
     step: Tensor
     axis: int | None = None
 
+    def facts(self) -> dict[str, int | str]:
+        return {"kept": int(self.levels.count_nonzero()), "levels": self.levels.unique().numel()}
+
     def dense(self) -> Tensor:
         step = self.step if self.axis is None else self.step.reshape([-1] + [1] * (len(self.shape) - 1 - self.axis))
         return (self.levels.to(torch.promote_types(step.dtype, torch.float32)) * step).to(self.dtype)

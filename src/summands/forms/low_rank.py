@@ -29,6 +29,9 @@ class LowRank(Form):
     def rank(self) -> int:
         return self.left.shape[1]
 
+    def facts(self) -> dict[str, int | str]:
+        return {"rank": self.rank, "view": str(self.view)}
+
     def dense(self) -> Tensor:
         product = self.left.to(torch.float64) @ self.right.to(torch.float64)
         return self.view.to_tensor(product.to(self.dtype), self.shape).contiguous()

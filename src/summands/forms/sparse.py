@@ -22,6 +22,9 @@ class Sparse(ElementwiseForm):
     indices: Tensor
     values: Tensor
 
+    def facts(self) -> dict[str, int | str]:
+        return {"kept": self.indices.numel()}
+
     def dense(self) -> Tensor:
         zeros = torch.zeros(self.size, dtype=self.dtype, device=self.values.device)
         return zeros.index_copy(0, self.indices, self.values.to(self.dtype)).reshape(self.shape)

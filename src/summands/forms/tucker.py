@@ -36,6 +36,9 @@ class Tucker(Form):
         """(r_out, r_in)."""
         return self.core.shape[0], self.core.shape[1]
 
+    def facts(self) -> dict[str, int | str]:
+        return {"rank": " x ".join(map(str, self.ranks))}
+
     def dense(self) -> Tensor:
         out, core, into = (t.to(torch.float64) for t in (self.out, self.core, self.into))
         inner = into.T @ core.movedim(1, 0).flatten(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,15 +52,26 @@ def c_step_within(
 ) -> Allocation:
     """The C step at the one price at which the whole network costs at most the limit.
 
+    A sum is fitted by descent, which takes few rounds from the solution at a near price: each price tried starts from
+    the nearest one before it.
+
     Args:
         network: a form for every tensor of the network; those of the tasks are exchanged.
         price: where to look first.
         importance: a non-negative number for each entry's squared error, by weight; 1 for weights left out.
     """
+    solved: dict[float, dict[str, Form]] = {}
+
+    def project(p: float) -> dict[str, Form]:
+        nearest = min(solved, key=lambda q: abs(math.log(q / p)), default=None)
+        start = previous if nearest is None else solved[nearest]
+        solved[p] = c_step(tasks, targets, mu=mu, price=p, previous=start, importance=importance)
+        return solved[p]
+
     return allocate(
         tasks,
         targets,
-        lambda p: c_step(tasks, targets, mu=mu, price=p, previous=previous, importance=importance),
+        project,
         replace(limit, measure=lambda forms: limit.measure({**network, **forms})),
         price=price,
         slack=slack,

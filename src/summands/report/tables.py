@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from ..records import DeclaredRecord, FitRecord, RateRecord, StepRecord, Verdict, WeightRecord
+from ..records import (
+    DeclaredRecord,
+    FitRecord,
+    RateRecord,
+    RunRecord,
+    SearchRecord,
+    StepRecord,
+    Verdict,
+    WeightRecord,
+)
 
 
 def render(table: Table, width: int = 140) -> str:
@@ -60,6 +69,45 @@ def rates_table(rows: Sequence[RateRecord]) -> str:
         name, last = ("" if row.name == last else row.name), row.name
         table.add_row(name, f"{row.distortion:g}", *(f"{rate:.4g}" for rate in rates))
     return render(table)
+
+
+def trials_table(rows: Sequence[tuple[str, str, str, int]]) -> str:
+    """The runs that a search will make: (id, combination, budget, most bytes) each."""
+    table = Table("combination", "budget", box=None, pad_edge=False)
+    table.add_column("most bytes", justify="right")
+    table.add_column("folder")
+    for name, combination, budget, limit in rows:
+        table.add_row(combination, budget, f"{limit:,}", name)
+    return f"{render(table)}\n\n{len(rows)} runs"
+
+
+def runs_table(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str]) -> str:
+    """A row a run; `*` marks those in `best`, the front. What failed or was stopped says why."""
+    table = Table("", "combination", "budget", box=None, pad_edge=False)
+    for heading in ("error", "file bytes", "ratio", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("outcome")
+    for run in runs:
+        size = run.size_bytes
+        table.add_row(
+            "*" if run.id in best else "",
+            run.combination,
+            run.budget,
+            "" if run.error is None else f"{run.error:.4g}",
+            "" if size is None else f"{size:,}",
+            "" if size is None else f"{search.reference_bytes / size:.1f}x",
+            f"{run.seconds:.0f}",
+            outcome(run),
+        )
+    error = "" if search.reference_error is None else f", error {search.reference_error:.4g}"
+    return f"{render(table, 200)}\n\nreference: {search.reference_bytes:,} bytes{error}; * on the front"
+
+
+def outcome(run: RunRecord) -> str:
+    """How a run ended, in a few words."""
+    if run.status == "finished":
+        return run.message.lower().replace("_", " ")
+    return f"{run.status}: {run.message}" if run.message else "not finished"
 
 
 def size_line(size_bytes: int, reference_bytes: int) -> str:
