@@ -1,0 +1,1 @@
+"""Task files of the benchmarks, for `summands search` and `summands compress`."""
