@@ -56,10 +56,10 @@ def test_distortion_must_be_positive(function):
 
 def test_points_of_the_curve_lie_on_it() -> None:
     generator = torch.Generator().manual_seed(0)
-    points = rate_distortion_points(3 * torch.randn(100_000, generator=generator))
+    points = limits.rate_distortion_points(3 * torch.randn(100_000, generator=generator))
     assert points[0] == (1.0, 0.0) and len(points) >= 10
     assert points == sorted(points, key=lambda point: (-point[0], point[1]))
     for distortion, rate in points:
-        assert rate == pytest.approx(gaussian_rate(distortion, 1.0), abs=0.02)
-    assert rate_distortion_points(np.zeros(3)) == rate_distortion_points(np.zeros(0)) == [(1.0, 0.0)]
-    assert rate_distortion_points(np.ones(3)) == [(1.0, 0.0)]
+        assert rate == pytest.approx(limits.gaussian_rate(distortion, 1.0), abs=0.02)
+    assert limits.rate_distortion_points(np.zeros(3)) == limits.rate_distortion_points(np.zeros(0)) == [(1.0, 0.0)]
+    assert limits.rate_distortion_points(np.ones(3)) == [(1.0, 0.0)]
