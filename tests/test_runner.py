@@ -33,7 +33,7 @@ import summands as sm
 
 generator = torch.Generator().manual_seed(0)
 inputs_, targets = torch.randn(60, 8, generator=generator), torch.arange(60) % 5
-schedule = sm.Schedule(steps=6, mu0=0.1, growth=1.3, finetune=1)
+schedule = sm.Schedule(steps=4, mu0=0.1, growth=1.3, finetune=1)
 sgd = sm.SGD((inputs_, targets), lr=0.05, batch_size=20)
 SLEEP = 0.0
 
@@ -71,7 +71,7 @@ def search(path: Path, combinations: dict[str, str], folder: Path, **options) ->
 def in_this_process(path: Path, trial: Trial, folder: Path, patience: Patience | None = None) -> RunRecord:
     """One run as its process would make it, without the process."""
     (folder / trial.id).mkdir(exist_ok=True)
-    facts = {"combination": trial.combination, "budget": trial.budget, "limit": trial.limit, "total": 7}
+    facts = {"combination": trial.combination, "budget": trial.budget, "limit": trial.limit, "total": 5}
     resumed = (folder / trial.id / "checkpoint").exists()
     Journal(folder).append("started", run=trial.id, resumed=resumed, **facts)
     run_trial(path, trial, folder, patience)
@@ -101,20 +101,20 @@ def test_a_search_that_is_killed_goes_on_and_repeats_nothing_finished(tmp_path: 
     command = [sys.executable, "-m", "summands", "search", path, "-b", "3x", "-o", runs, "--jobs", "1", "--no-stop"]
     command += ["-c", 'P=Prune("auto")', "-c", 'L=LowRank("auto")']
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: steps_of_second() >= 3)
+    wait_until(lambda: steps_of_second() >= 2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     # The run that it had started sees after its step that the search is gone, and ends.
     with (runs / second.id / "lock").open("a") as lock:
         wait_until(lambda: is_free(lock))
         fcntl.flock(lock, fcntl.LOCK_UN)
-    assert 3 <= steps_of_second() < 8 and not (runs / second.id / "model.sums").exists()
+    assert 2 <= steps_of_second() < 6 and not (runs / second.id / "model.sums").exists()
 
     assert [run.status for run in search(path, {**P, **L}, runs)] == ["finished", "finished"]
     started = Counter(event["run"] for event in events(runs) if event["event"] == "started")
     assert started == {first.id: 1, second.id: 2}
     steps = [(event["run"], event["phase"], event["index"]) for event in events(runs) if event["event"] == "step"]
-    assert len(set(steps)) == 2 * 8 and len(steps) <= 2 * 8 + 1, "only the step that was cut short was taken twice"
+    assert len(set(steps)) == 2 * 6 and len(steps) <= 2 * 6 + 1, "only the step that was cut short was taken twice"
 
     # The bytes are those of a compression that nobody disturbed.
     task = load_task(path)
@@ -200,10 +200,10 @@ def test_a_run_that_is_stopped_says_so_and_goes_on_without_patience(tmp_path: Pa
     assert search(path, {}, runs) == []
     (trial,) = wanted(path, P)
     run = in_this_process(path, trial, runs, Impatient())
-    assert run.status == "stopped" and run.message.startswith("after 3 of 7 steps")
+    assert run.status == "stopped" and run.message.startswith("after 3 of 5 steps")
     assert run.error is not None and run.size_bytes is not None and run.is_done
     assert search(path, P, runs, patience=Patience())[0].status == "stopped", "a stopped run is not repeated"
     whole = in_this_process(path, trial, runs)
-    assert whole.status == "finished" and len(whole.history) == 8
+    assert whole.status == "finished" and len(whole.history) == 6
     steps = Counter((event["phase"], event["index"]) for event in events(runs) if event["event"] == "step")
     assert steps["lc", 0] == steps["lc", 1] == 1, "it went on from its checkpoint"
