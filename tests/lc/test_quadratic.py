@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from summands.compressions import LowRank, Prune, Quantize
+from summands.coding import estimated_bits
+from summands.compressions import Compression, Grid, LowRank, Prune, Quantize
 from summands.errors import ArgumentError, WeightError
-from summands.lc import Step
-from summands.lc.moments import Moments
-from summands.lc.quadratic import QuadraticLearner, fit_layer
+from summands.lc import Moments, QuadraticLearner, Schedule, Step, fit_layer, fit_task
+from summands.lc.polish import Layers, polished
+
+QUICK = Schedule(steps=12, mu0=1e-2, growth=1e3 ** (1 / 11), finetune=10)
 
 
 def layer(m: int, n: int, groups: int = 1, samples: int = 50, seed: int = 0) -> tuple[torch.Tensor, Moments]:
@@ -92,3 +94,71 @@ def test_drift_aims_at_the_original_outputs() -> None:
 def test_what_does_not_fit_is_refused(weight, moments, error, message) -> None:
     with pytest.raises(error, match=message):
         fit_layer(weight, moments, Quantize(2), name="fc")
+
+
+@pytest.mark.parametrize("compression", [Quantize(2) + LowRank(1) + Prune(keep=0.05), LowRank(2), Grid(0.5)])
+def test_polish_never_makes_the_error_worse_and_stays_feasible(compression: Compression) -> None:
+    weight, moments = layer(16, 24)
+    learner = QuadraticLearner({"w": weight}, {"w": moments})
+    layers = Layers(compression, learner.targets, learner.metrics, {"w": weight.dtype})
+    forms = compression.project_task({"w": weight})
+    errors = [layers.objective(forms)]
+    for _ in range(3):
+        forms = polished(layers, forms, 1)
+        errors.append(layers.objective(forms))
+        assert layers.is_feasible(forms)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_error_is_that_of_the_stored_form(dtype: torch.dtype) -> None:
+    weight, moments = layer(12, 10)
+    weight = weight.to(dtype)
+    compression = Quantize(3, dtype="float16") + LowRank(1, dtype="bfloat16")
+    fitted = fit_layer(weight, moments, compression, schedule=QUICK)
+    assert fitted.form.dense().dtype == dtype
+    assert compression.is_feasible({"w": fitted.form}, {"w": weight})
+    learner = QuadraticLearner({"w": weight}, {"w": moments})
+    assert fitted.error == pytest.approx(learner.error("w", fitted.form.dense()))
+
+
+def test_groups_are_fitted_each_to_its_own_inputs() -> None:
+    weight, moments = layer(4, 9, groups=5)
+    kernel = weight.reshape(20, 1, 3, 3)
+    compression = Quantize(4)
+    fitted = fit_layer(kernel, moments, compression, schedule=QUICK)
+    learner = QuadraticLearner({"w": kernel}, {"w": moments})
+    assert fitted.error < 0.7 * learner.error("w", compression.project(kernel).dense())
+
+
+def test_a_task_that_shares_a_codebook_is_fitted_as_one() -> None:
+    (a, ma), (b, mb) = layer(8, 6), layer(10, 12, seed=1)
+    compression = Quantize(2, per="task") + Prune(keep=0.1, per="task")
+    fitted = fit_task({"a": a, "b": b}, {"a": ma, "b": mb}, compression, schedule=QUICK)
+    forms = {name: each.form for name, each in fitted.items()}
+    assert compression.is_feasible(forms, {"a": a, "b": b})
+    learner = QuadraticLearner({"a": a, "b": b}, {"a": ma, "b": mb})
+    plain = compression.project_task({"a": a, "b": b})
+    assert sum(f.error for f in fitted.values()) < 0.9 * sum(learner.error(n, f.dense()) for n, f in plain.items())
+
+
+def test_a_feasible_previous_is_never_lost() -> None:
+    weight, moments = layer(16, 24)
+    compression = Quantize(2) + Prune(keep=0.05)
+    good = fit_layer(weight, moments, compression)
+    again = fit_layer(weight, moments, compression, previous=good.form, schedule=QUICK)
+    assert again.error <= good.error * (1 + 1e-9)
+
+
+def test_the_same_inputs_give_the_same_form() -> None:
+    weight, moments = layer(8, 6)
+    first, second = (fit_layer(weight, moments, Quantize(2) + LowRank(1), schedule=QUICK) for _ in range(2))
+    assert first.form.same(second.form)
+
+
+def test_a_price_decides_the_step_of_a_grid() -> None:
+    weight, moments = layer(32, 24)
+    cheap, dear = (fit_layer(weight, moments, Grid("auto"), price=price) for price in (0.01, 1.0))
+    assert estimated_bits(dear.form) < estimated_bits(cheap.form)
+    assert dear.error > cheap.error

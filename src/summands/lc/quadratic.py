@@ -6,7 +6,7 @@ L step   W <- argmin 1/2 tr((W - W0) H (W - W0)') + mu/2 ||W - Delta - Lam/mu||^
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..compressions import Compression
 from ..compressions.metric import Metric
+from ..compressions.refit import decides
 from ..errors import in_context
 from ..forms import Form
 from .learner import Learner, Step
 from .moments import Moments
+from .polish import Layers, polished
 from .schedule import Schedule
 
 QUADRATIC = Schedule(steps=60, mu0=1e-2, growth=1e3 ** (1 / 59), finetune=20, tolerance=0.0)
@@ -111,39 +113,113 @@ def fit_task(
     """
     learner = QuadraticLearner(weights, moments, damping)
     dtypes = {name: w.dtype for name, w in weights.items()}
-    shapes = {name: w.shape for name, w in weights.items()}
-    scale = {name: metric.mean for name, metric in learner.metrics.items()}
+    layers = Layers(compression, learner.targets, learner.metrics, dtypes, price)
+    warm = previous is not None and layers.is_feasible(previous)
+    forms = dict(previous or {}) if warm else _start(layers, weights)
+    best = forms if decides(compression) else _loop(learner, layers, forms, schedule)
+    best = polished(layers, best, schedule.finetune)
+    return {name: _fitted(learner, name, form) for name, form in best.items()}
+
+
+def _start(layers: Layers, weights: Mapping[str, Tensor]) -> dict[str, Form]:
+    """The parts fitted one after the other, those that give every entry a level or a code last: they leave no rest."""
+    whole = {name: m.weight(layers.targets[name], weights[name].shape) for name, m in layers.metrics.items()}
+    forms = _c_step(layers, whole, 1.0, None)
+    first = next(iter(forms.values()))
+    order = sorted(range(len(first.parts())), key=lambda k: _is_everywhere(first.parts()[k]))
+    if order == sorted(order):
+        return forms
+    kept: list[int] = []
+    for k in order:
+        forms = _project_part(layers, whole, 1.0, forms, k, kept)
+        kept.append(k)
+    return forms
+
+
+def _is_everywhere(form: Form) -> bool:
+    return any(not t.is_floating_point() and t.shape == form.shape for t in form.tensors().values())
+
+
+def _loop(learner: QuadraticLearner, layers: Layers, forms: dict[str, Form], schedule: Schedule) -> dict[str, Form]:
+    """The best iterate, by the true objective, of the LC loop from these forms."""
+    best, least = forms, layers.objective(forms)
     multipliers = {name: torch.zeros_like(w) for name, w in learner.weights().items()}
-    start = {n: learner.metrics[n].weight(learner.targets[n], shapes[n]) for n in weights}
-
-    def c_step(targets: Mapping[str, Tensor], mu: float, last: Mapping[str, Form] | None) -> dict[str, Form]:
-        # error + price * bits, in units of mu times the mean eigenvalue: the projection's own squared error.
-        unit = mu * sum(scale.values()) / len(scale)
-        rounded = {name: t.to(dtypes[name]) for name, t in targets.items()}
-        return compression.project_task(rounded, mu=unit, price=None if price is None else price / unit, previous=last)
-
-    def objective(forms: Mapping[str, Form]) -> float:
-        error = sum(learner.error(name, form.dense()) for name, form in forms.items())
-        return error + sum(compression.cost(form, price=price) for form in forms.values() if price is not None)
-
-    forms = dict(previous) if previous else c_step(start, 1.0, None)
-    best, least = forms, objective(forms)
     for index in range(schedule.steps):
         mu = schedule.mu(index)
         dense = {name: form.dense().to(torch.float64) for name, form in forms.items()}
-        learner.step(
-            {name: d + multipliers[name] / mu for name, d in dense.items()},
-            Step(index, schedule.steps, mu, 0, schedule.epochs),
-        )
+        pulls = {name: d + multipliers[name] / mu for name, d in dense.items()}
+        learner.step(pulls, Step(index, schedule.steps, mu, 0, schedule.epochs))
         current = learner.weights()
-        forms = c_step({name: w - multipliers[name] / mu for name, w in current.items()}, mu, forms)
+        forms = _c_step(layers, {name: w - multipliers[name] / mu for name, w in current.items()}, mu, forms)
         if schedule.method == "augmented_lagrangian":
             for name, form in forms.items():
                 multipliers[name] -= mu * (current[name] - form.dense().to(torch.float64))
-        reached = objective(forms)
+        reached = layers.objective(forms)
         if reached < least:
             best, least = forms, reached
-    return {name: _fitted(learner, name, form) for name, form in best.items()}
+    return best
+
+
+def _c_step(
+    layers: Layers, targets: Mapping[str, Tensor], mu: float, previous: Mapping[str, Form] | None
+) -> dict[str, Form]:
+    """The projection of these targets. From `previous`, every part of a sum is projected once, onto what the others
+    leave: the next L step brings more than more rounds would.
+    """
+    if previous is None:
+        rest = {name: target.to(layers.dtypes[name]) for name, target in targets.items()}
+        return _project(layers, layers.compression, rest, mu, None)
+    forms = dict(previous)
+    count = len(layers.compression.parts())
+    for k in range(count):
+        forms = _project_part(layers, targets, mu, forms, k, [j for j in range(count) if j != k])
+    return forms
+
+
+def _project_part(
+    layers: Layers,
+    targets: Mapping[str, Tensor],
+    mu: float,
+    forms: Mapping[str, Form],
+    k: int,
+    others: Sequence[int],
+) -> dict[str, Form]:
+    """The forms with part k projected onto what these other parts leave."""
+    rest = {}
+    for name, target in targets.items():
+        terms = forms[name].parts()
+        left = target - sum((terms[j].dense().to(torch.float64) for j in others), start=torch.zeros_like(target))
+        rest[name] = left.to(terms[k].dtype)
+    last = {name: form.parts()[k] for name, form in forms.items()}
+    fitted = _project(layers, layers.compression.parts()[k], rest, mu, last)
+    return {name: form.replace_part(k, fitted[name]) for name, form in forms.items()}
+
+
+def _project(
+    layers: Layers,
+    part: Compression,
+    targets: Mapping[str, Tensor],
+    mu: float,
+    last: Mapping[str, Form] | None,
+) -> dict[str, Form]:
+    """mu h/2 ||v - Delta||^2 + price/2 * bits, h the layer's mean eigenvalue: a plain projection at price / (mu h).
+
+    Where one part joins several layers, h stands with the entries of each instead.
+    """
+    means = {name: layers.metrics[name].mean for name in targets}
+    joined = len(targets) > 1 and any(each.per == "task" for each in layers.compression.parts())
+    common = sum(means.values()) / len(means)
+    forms: dict[str, Form] = {}
+    for names in [list(targets)] if joined else [[name] for name in targets]:
+        unit = mu * (common if joined else means[names[0]])
+        forms |= part.project_task(
+            {name: targets[name] for name in names},
+            mu=unit,
+            price=None if layers.price is None else layers.price / unit,
+            previous=None if last is None else {name: last[name] for name in names},
+            importance={n: torch.full_like(targets[n], means[n] / common) for n in names} if joined else None,
+        )
+    return forms
 
 
 def _fitted(learner: QuadraticLearner, name: str, form: Form) -> Fitted:

@@ -1,0 +1,223 @@
+"""What each kind of form can do better under tr(E H E') than its plain projection: a table keyed by the form's type.
+
+Every entry answers: given what the other parts leave, a form of this kind with less error (+ price * bits), from the
+present one. The caller keeps it only if it is feasible and better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..forms import Codebook, Form, Grid, LowRank, Sparse
+from .compression import Compression
+from .metric import Metric
+from .spectral import Spectrum
+from .stored import rounded
+from .sweep import Sweep, settle
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One part of one layer: min tr((R - D) H (R - D)') + price * bits(D).
+
+    Attributes:
+        part: the compression whose form D is.
+        rest: R in `metric.rows`, what the other parts leave.
+        price: None when no price is asked.
+    """
+
+    part: Compression
+    rest: Tensor
+    metric: Metric
+    price: float | None = None
+
+    def error(self, form: Form) -> float:
+        return self.metric.error(self.rest - self.metric.rows(form.dense()))
+
+
+def refit(problems: Mapping[str, Problem], forms: Mapping[str, Form]) -> dict[str, Form]:
+    """Better forms, under the same names, for one part of all layers of a task; those that nothing is known for stay.
+
+    A codebook that several layers share (per="task") is fitted to all of them at once.
+    """
+    shared = {id(form.values) for form in forms.values() if isinstance(form, Codebook)}
+    if len(forms) > 1 and len(shared) == 1 and all(isinstance(form, Codebook) for form in forms.values()):
+        return dict(_codebooks(problems, forms))  # type: ignore[arg-type]
+    return {name: _STEPS.get(type(form), _same)(problems[name], form) for name, form in forms.items()}
+
+
+def decides(compression: Compression) -> bool:
+    """True when `refit` also makes the choices that are not continuous, so that it needs no loop before it."""
+    parts = compression.parts()
+    return len(parts) == 1 and isinstance(parts[0], Grid)
+
+
+def _same(problem: Problem, form: Form) -> Form:
+    return form
+
+
+def _low_rank(problem: Problem, form: LowRank) -> Form:
+    """Whitened: SVD_r(R C) C^-1 with H = C C' leaves sum_{i>r} sigma_i^2(R C), so the rank of least cost is exact too.
+
+    Only where the view's columns are the coordinates of H: one group, and rows of the weight as rows of the view.
+    """
+    metric, tokens = problem.metric, problem.metric.is_diagonal
+    _, m, n = problem.rest.shape
+    matrix = form.view.to_matrix(torch.arange(form.size).reshape(form.shape))
+    seen = metric.rows(torch.arange(form.size, dtype=torch.float64).reshape(form.shape))[0]
+    if problem.rest.shape[0] != 1 or not torch.equal(matrix.T if tokens else matrix, seen.to(torch.int64)):
+        return form
+    if tokens:
+        root = metric.gram.sqrt()
+        spectrum = Spectrum.of(problem.rest[0] * root)
+    else:
+        root = torch.linalg.cholesky(metric.gram[0])
+        spectrum = Spectrum.of(problem.rest[0] @ root)
+    rank = form.rank
+    cost = problem.part.cost(form, price=problem.price)
+    if cost and rank:
+        tails = spectrum.tails()
+        totals = tails + torch.arange(tails.numel(), device=tails.device) * (cost / rank)
+        rank = min(int(totals.argmin()), min(m, n) - 1)
+    left, right = spectrum.factors(rank)
+    right = right / root if tokens else torch.linalg.solve_triangular(root, right, upper=False, left=False)
+    # Factors of equal norm: the narrow dtypes round both alike.
+    balance = (right.norm(dim=1) / left.norm(dim=0).clamp_min(1e-300)).sqrt().clamp(1e-150, 1e150)
+    left, right = left * balance, right / balance[:, None]
+    if tokens:
+        left, right = right.T, left.T
+    stored = form.left.dtype
+    return replace(form, left=rounded(left, None, stored).contiguous(), right=rounded(right, None, stored).contiguous())
+
+
+def _sparse(problem: Problem, form: Sparse) -> Form:
+    """The values under H, positions fixed: row by row S_iM = (R H)_iM (H_MM)^-1, rows of equal counts together."""
+    metric, shape = problem.metric, form.shape
+    if metric.is_diagonal or not form.indices.numel():
+        exact = metric.weight(problem.rest, shape).reshape(-1).index_select(0, form.indices)
+        return replace(form, values=rounded(exact, None, form.values.dtype))
+    groups, m, n = problem.rest.shape
+    pulled = metric.times(problem.rest).reshape(groups * m, n)
+    row, column = form.indices // n, form.indices % n
+    counts = torch.bincount(row, minlength=groups * m)
+    first = counts.cumsum(0) - counts
+    values = torch.empty(form.indices.numel(), dtype=torch.float64, device=form.device)
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero().reshape(-1)
+        # A bounded number of systems at once.
+        for part in rows.split(max(1, (1 << 22) // max(count, 1) ** 2)) if count else ():
+            places = first[part, None] + torch.arange(count, device=first.device)
+            kept = column[places]
+            systems = metric.gram[part // m][:, :, :] if groups > 1 else metric.gram.expand(len(part), n, n)
+            systems = systems[torch.arange(len(part))[:, None, None], kept[:, :, None], kept[:, None, :]]
+            values[places] = torch.linalg.solve(systems, pulled[part].gather(1, kept)[:, :, None])[:, :, 0]
+    return replace(form, values=rounded(values, None, form.values.dtype))
+
+
+def _codebook(problem: Problem, form: Codebook) -> Form:
+    """Assignments entry by entry under H, values fixed; then the values by least squares, assignments fixed."""
+    if form.axis is not None:
+        return _scaled(problem, form)
+    return _codebooks({"": problem}, {"": form})[""]
+
+
+def _codebooks(problems: Mapping[str, Problem], forms: Mapping[str, Codebook]) -> dict[str, Form]:
+    """Of layers that share their values; where only a common factor of the values is free, that factor."""
+    settled = {name: _assigned(problems[name], form) for name, form in forms.items()}
+    values = next(iter(settled.values())).values
+    k = values.numel()
+    normal = torch.zeros(k, k, dtype=torch.float64, device=values.device)
+    pulled = torch.zeros(k, dtype=torch.float64, device=values.device)
+    for name, form in settled.items():
+        metric, codes = problems[name].metric, form.codes.reshape(-1).to(torch.int64)
+        for a in range(k):
+            weighted = metric.times(metric.rows((form.codes == a).to(torch.float64)))
+            pulled[a] += (weighted * problems[name].rest).sum()
+            normal[a] += torch.bincount(codes, metric.weight(weighted, form.shape).reshape(-1), minlength=k)
+    used = normal.diagonal() > 0
+    best = values.to(torch.float64, copy=True)
+    best[used] = torch.linalg.lstsq(normal[used][:, used], pulled[used]).solution
+    wide = values.to(torch.float64)
+    scale = float(wide @ pulled) / (float(wide @ normal @ wide) or 1.0)
+    for new in (best, wide * scale):
+        fitted = rounded(new, None, values.dtype)
+        ascending = bool((fitted.diff() >= 0).all())
+        refitted: dict[str, Form] = {name: replace(form, values=fitted) for name, form in settled.items()}
+        part = next(iter(problems.values())).part
+        if ascending and part.is_feasible(refitted, {name: form.dense() for name, form in refitted.items()}):
+            return refitted
+    return dict(settled)
+
+
+def _assigned(problem: Problem, form: Codebook) -> Codebook:
+    """The same values, every entry at the one that is best while the others stay."""
+    metric, values = problem.metric, form.values.to(torch.float64)
+    if metric.is_diagonal:
+        target = metric.weight(problem.rest, form.shape)
+        borders = (values[1:] + values[:-1]) / 2
+        return replace(form, codes=torch.searchsorted(borders, target.contiguous()).to(form.codes.dtype))
+    codes = form.codes.reshape(problem.rest.shape)
+    ones, nothing = metric.gram.new_ones(metric.gram.shape[:2]), torch.zeros_like(values)
+    return replace(form, codes=settle(problem.rest, metric, codes, values, ones, nothing).reshape(form.shape))
+
+
+def _grid(problem: Problem, form: Grid) -> Form:
+    """Levels by the sweep at the natural step, or at the one given, then settled; then the step by least squares."""
+    if form.axis is not None:
+        return _scaled(problem, form)
+    metric, price = problem.metric, problem.price or 0.0
+    free = getattr(problem.part, "step", None) == "auto"
+    sweep = Sweep(problem.rest, metric, price)
+    natural = float(sweep.natural_step(sweep.curvature.reshape(-1))) if price else 0.0
+    step = rounded(torch.tensor(natural if free and natural else float(form.step)), None, form.step.dtype)
+    steps = torch.full_like(sweep.curvature, float(step))
+    levels = sweep.levels(steps, getattr(problem.part, "dead_zone", 0.5))
+    if not metric.is_diagonal:
+        levels = _settled(problem, levels, steps)
+    swept = replace(form, levels=levels.reshape(form.shape), step=step.to(form.step.device).reshape(()))
+    return _scaled(problem, swept) if free else swept
+
+
+def _settled(problem: Problem, levels: Tensor, steps: Tensor) -> Tensor:
+    """The levels, entry by entry under H, each paying -log2 of its share."""
+    most = int(levels.abs().max()) if levels.numel() else 0
+    if most > 1 << 12:
+        return levels
+    magnitudes = torch.bincount(levels.abs().reshape(-1), minlength=most + 1).to(torch.float64)
+    bits = (magnitudes.sum() + most + 1).log2() - (magnitudes + 1).log2()
+    bits[1:] += 1
+    values = torch.arange(-most, most + 1, dtype=torch.float64, device=levels.device)
+    costs = (problem.price or 0.0) * bits[values.abs().to(torch.int64)]
+    return (settle(problem.rest, problem.metric, levels + most, values, steps, costs) - most).to(levels.dtype)
+
+
+def _scaled(problem: Problem, form: Form) -> Form:
+    """The form with its one continuous tensor, in which it is linear, times the best factor."""
+    (name, values), *others = form.continuous_tensors().items()
+    dense = problem.metric.rows(form.dense())
+    weighted = problem.metric.times(dense)
+    power = float((weighted * dense).sum())
+    if others or not power:
+        return form
+    factor = float((weighted * problem.rest).sum()) / power
+    if not math.isfinite(factor):
+        return form
+    return form.replace_tensors({name: rounded(values.to(torch.float64) * factor, None, values.dtype)})
+
+
+_STEPS: dict[type[Form], Callable[..., Form]] = {
+    Codebook: _codebook,
+    Grid: _grid,
+    LowRank: _low_rank,
+    Sparse: _sparse,
+}
+
+
+def cost(part: Compression, form: Form, price: float | None) -> float:
+    """What a part pays besides the error: its own cost where it has a price, else nothing."""
+    return 0.0 if price is None else part.cost(form, price=price)
