@@ -140,7 +140,7 @@ def test_a_fixed_codebook_keeps_its_values() -> None:
 
 def test_settled_codes_are_those_that_no_single_change_improves() -> None:
     h, rows, values = metric(3), random(1, 2, 3), torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    scales, costs = torch.ones(1, 3, dtype=torch.float64), torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64)
+    scales, costs = torch.ones(1, 1, 1, dtype=torch.float64), torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64)
 
     def objective(codes: Tensor) -> float:
         return h.error(rows - values[codes]) + float(costs[codes].sum())
@@ -167,7 +167,7 @@ def gptq(rows: Tensor, h: Tensor, step: float) -> Tensor:
 @pytest.mark.parametrize("n", [3, 130])
 def test_the_sweep_without_a_price_is_gptq(n: int) -> None:
     h, rows = metric(n, 2, samples=3 * n), random(2, 4, n)
-    levels = Sweep(rows, h).levels(torch.full((2, n), 0.3, dtype=torch.float64))
+    levels = Sweep(rows, h).levels(torch.tensor(0.3, dtype=torch.float64))
     for g in range(2):
         assert torch.equal(levels[g].double(), gptq(rows[g], h.gram[g], 0.3))
 
@@ -175,7 +175,7 @@ def test_the_sweep_without_a_price_is_gptq(n: int) -> None:
 def test_two_columns_are_rounded_nearly_as_well_as_can_be() -> None:
     # With two columns the sweep decides one and then takes the best of the other: the loss is that of one decision.
     h, rows = metric(2), random(1, 200, 2)
-    levels = Sweep(rows, h).levels(torch.full((1, 2), 0.5, dtype=torch.float64)).double()
+    levels = Sweep(rows, h).levels(torch.tensor(0.5, dtype=torch.float64)).double()
     best = 0.0
     for row, found in zip(rows[0], levels[0], strict=True):
         around = itertools.product(*[range(math.floor(w / 0.5) - 4, math.floor(w / 0.5) + 6) for w in row.tolist()])

@@ -16,6 +16,7 @@ from .prune_by import PruneBy
 from .prune_nm import PruneNM
 from .quantize import Quantize
 from .scaled_codebook import ScaledBinary, ScaledCodebook, ScaledTernary
+from .scaled_grid import ScaledGrid
 from .shrink import L1Ball, SoftThreshold
 from .successive import Successive
 from .transform import Transform
@@ -41,6 +42,7 @@ __all__ = [
     "Quantize",
     "ScaledBinary",
     "ScaledCodebook",
+    "ScaledGrid",
     "ScaledTernary",
     "SoftThreshold",
     "Successive",
@@ -68,6 +70,7 @@ COMPRESSIONS: tuple[type[Compression], ...] = (
     Quantize,
     ScaledBinary,
     ScaledCodebook,
+    ScaledGrid,
     ScaledTernary,
     SoftThreshold,
     Successive,

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from ..forms import Codebook, Form, Grid, LowRank, Sparse
 from .compression import Compression
+from .grid import Grid as GridPart
 from .metric import Metric
+from .scaled_grid import ScaledGrid, coarse
+from .scope import AXES
 from .spectral import Spectrum
 from .stored import rounded
 from .sweep import Sweep, settle
@@ -54,7 +57,7 @@ def refit(problems: Mapping[str, Problem], forms: Mapping[str, Form]) -> dict[st
 def decides(compression: Compression) -> bool:
     """True when `refit` also makes the choices that are not continuous, so that it needs no loop before it."""
     parts = compression.parts()
-    return len(parts) == 1 and isinstance(parts[0], Grid)
+    return len(parts) == 1 and isinstance(parts[0], GridPart | ScaledGrid)
 
 
 def _same(problem: Problem, form: Form) -> Form:
@@ -162,25 +165,29 @@ def _assigned(problem: Problem, form: Codebook) -> Codebook:
         borders = (values[1:] + values[:-1]) / 2
         return replace(form, codes=torch.searchsorted(borders, target.contiguous()).to(form.codes.dtype))
     codes = form.codes.reshape(problem.rest.shape)
-    ones, nothing = metric.gram.new_ones(metric.gram.shape[:2]), torch.zeros_like(values)
+    ones, nothing = metric.gram.new_ones(1, 1, 1), torch.zeros_like(values)
     return replace(form, codes=settle(problem.rest, metric, codes, values, ones, nothing).reshape(form.shape))
 
 
 def _grid(problem: Problem, form: Grid) -> Form:
-    """Levels by the sweep at the natural step, or at the one given, then settled; then the step by least squares."""
-    if form.axis is not None:
-        return _scaled(problem, form)
+    """Levels by the sweep at the natural steps, or at those of the form, then settled; a free single step by
+    least squares in the end.
+    """
     metric, price = problem.metric, problem.price or 0.0
-    free = getattr(problem.part, "step", None) == "auto"
+    free = price > 0 and getattr(problem.part, "step", None) == "auto"
     sweep = Sweep(problem.rest, metric, price)
-    natural = float(sweep.natural_step(sweep.curvature.reshape(-1))) if price else 0.0
-    step = rounded(torch.tensor(natural if free and natural else float(form.step)), None, form.step.dtype)
-    steps = torch.full_like(sweep.curvature, float(step))
+    step = form.step
+    if free:
+        natural = sweep.natural_steps(form.shape, "weight" if form.axis is None else list(AXES)[form.axis])
+        step = rounded(natural.reshape(step.shape), None, step.dtype)
+        step = step if form.axis is None else coarse(step)
+    wide = step.to(torch.float64).reshape([-1] + [1] * (len(form.shape) - 1 - (form.axis or 0)))
+    steps = wide.expand(form.shape).reshape(sweep.target.shape)
     levels = sweep.levels(steps, getattr(problem.part, "dead_zone", 0.5))
     if not metric.is_diagonal:
         levels = _settled(problem, levels, steps)
-    swept = replace(form, levels=levels.reshape(form.shape), step=step.to(form.step.device).reshape(()))
-    return _scaled(problem, swept) if free else swept
+    swept = replace(form, levels=levels.reshape(form.shape), step=step)
+    return _scaled(problem, swept) if free and form.axis is None else swept
 
 
 def _settled(problem: Problem, levels: Tensor, steps: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ seen through what the columns to come can make good, against the bits that an ad
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numba import njit
 from torch import Tensor
 
 from .metric import Metric
+from .scope import slices
 
 _CLASSES = 40  # of mean magnitudes: two an octave, from 2^-10
 _SYMBOLS = 18  # magnitudes 0 to 16, and all larger ones
@@ -25,7 +27,7 @@ _NONE = np.zeros((0, 0, 0))
 
 
 class Sweep:
-    """The rounding of one target (rows, see `Metric`) at one price, for any steps.
+    """The rounding of one target at one price, for any steps.
 
     With bits(q) about gamma (s q)^2 / 2 + the rest, gamma = 1/(ln 2 Var w), the square joins H: the target shrinks to
     W H H'^-1, H' = H + ridge, ridge = price gamma / 2, and the decisions pay for the rest. Columns come in the order of
@@ -34,20 +36,19 @@ class Sweep:
     Cost: O(n^3 + m n^2) multiply-adds a group, and 0.1 us an entry.
 
     Attributes:
+        target: groups x m x n, in the order of the weight's memory.
         curvature: groups x n, R_jj^2 where H' = R R', R upper triangular in the order of the sweep: what an error of
             column j costs when the columns after it make good what they can.
     """
 
     def __init__(self, rows: Tensor, metric: Metric, price: float = 0.0) -> None:
-        self.price = price
-        variance = float(rows.square().mean())
-        self.ridge = price / (2 * math.log(2) * variance) if variance else 0.0
+        self.price, self.ridge = price, _ridge(rows, price)
+        self._order: Tensor | None = None
+        self._feedback: np.ndarray | None = None
         if metric.is_diagonal:
-            # An embedding: every token is a group, in the order of memory, and passes nothing on.
-            shrunk = rows * (metric.gram / (metric.gram + self.ridge))
-            self.target = shrunk.mT.reshape(-1, 1, rows.shape[1])
-            self.curvature = (metric.gram + self.ridge)[:, None].expand(-1, rows.shape[1])
-            self._order, self._feedback = None, None
+            # An embedding: every token is a group, and passes nothing on.
+            tokens = rows.mT.reshape(-1, 1, rows.shape[1])
+            self._stand_alone(tokens, metric.gram[:, None].expand(-1, rows.shape[1]))
             return
         self.target = metric.solve(metric.times(rows), self.ridge) if self.ridge else rows
         order = metric.gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
@@ -59,18 +60,41 @@ class Sweep:
         inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=True)
         self._order, self._feedback = order, (inverse * diagonal[:, :, None]).cpu().numpy()
 
-    def natural_step(self, curvature: Tensor) -> Tensor:
-        """sqrt(6 price / (c ln 2)), c the mean over the last axis: the optimal common step at high rates."""
-        return torch.sqrt(6 * self.price / math.log(2) / curvature.mean(-1))
+    @classmethod
+    def plain(cls, weight: Tensor, importance: Tensor | None, price: float) -> Self:
+        """For the squared error of every entry alone, times its importance."""
+        rows = weight.to(torch.float64).reshape(len(weight) if weight.ndim else 1, 1, -1)
+        sweep = cls.__new__(cls)
+        sweep.price, sweep.ridge, sweep._order, sweep._feedback = price, _ridge(rows, price), None, None
+        factors = torch.ones_like(rows) if importance is None else importance.to(torch.float64).reshape(rows.shape)
+        sweep._stand_alone(rows, factors[:, 0])
+        return sweep
+
+    def _stand_alone(self, rows: Tensor, importance: Tensor) -> None:
+        self.curvature = importance + self.ridge
+        share = torch.where(self.curvature > 0, importance / self.curvature, 1.0)
+        self.target = rows * share[:, None]
+
+    def natural_steps(self, shape: torch.Size, per: str) -> Tensor:
+        """sqrt(6 price / (c ln 2)), c the mean curvature of a slice: its optimal common step at high rates.
+
+        Between 2^-16 of the largest entry and four times that.
+        """
+        curvature = slices(self.curvature[:, None].expand(self.target.shape).reshape(shape), per).mean(1)
+        least = (1e-12 * curvature.max()).clamp_min(torch.finfo(torch.float64).tiny)
+        steps = torch.sqrt(6 * self.price / math.log(2) / curvature.maximum(least))
+        # Levels stay below 2^16; a weight that is zero may have any step.
+        peak = float(self.target.abs().max()) if self.target.numel() else 0.0
+        return steps.clamp(peak * 2.0**-16, 4 * peak) if peak else torch.ones_like(steps)
 
     def levels(self, steps: Tensor, dead_zone: float = 0.5) -> Tensor:
-        """Integer levels, groups x m x n (an embedding's: tokens x 1 x d), for a step of each of groups x n columns."""
+        """Integer levels, for a step of each entry; both in the shape of `target`."""
         groups, m, n = self.target.shape
         order, feedback = self._order, self._feedback
-        steps, target, curvature = steps.expand(groups, n), self.target, self.curvature
+        steps, target, curvature = steps.expand(self.target.shape), self.target, self.curvature
         if order is not None:
-            steps, curvature = steps.take_along_dim(order, 1), curvature.take_along_dim(order, 1)
-            target = target.take_along_dim(order[:, None, :], 2)
+            steps, target = (t.take_along_dim(order[:, None, :], 2) for t in (steps, target))
+            curvature = curvature.take_along_dim(order, 1)
         work, widths, bends = (np.array(t.cpu().numpy(), order="C") for t in (target, steps, curvature))
         levels = np.empty((groups, m, n), np.int32)
         block = n if feedback is None else min(_COLUMNS, n)
@@ -87,6 +111,12 @@ class Sweep:
         return (
             found if order is None else torch.empty_like(found).scatter_(2, order[:, None, :].expand_as(found), found)
         )
+
+
+def _ridge(rows: Tensor, price: float) -> float:
+    """price gamma / 2."""
+    variance = float(rows.square().mean()) if rows.numel() else 0.0
+    return price / (2 * math.log(2) * variance) if variance else 0.0
 
 
 def _first_counts() -> np.ndarray:
@@ -135,7 +165,7 @@ def _sweep(target, steps, curvature, feedback, price, ridge, dead, counts, state
             if start == 0 and i + g > 0:
                 steady = state[g, i - 1] if i else state[g - 1, m - 1]
             for j in range(count):
-                w, s, d = row[j], steps[g, start + j], curvature[g, start + j]
+                w, s, d = row[j], steps[g, i, start + j], curvature[g, start + j]
                 k = min(max(np.int64(2 * np.log2((steady + above[j]) / 2 + 1e-9) + 20.5), 0), _CLASSES - 1)
                 magnitude = np.int64(np.rint(abs(w) / s))
                 if price > 0 or dead > 0:
@@ -180,12 +210,15 @@ def settle(
     Args:
         rows, codes: groups x m x n, of a metric that is not diagonal.
         values: K values, ascending.
-        scales: groups x n factors of the columns.
+        scales: factors of the entries, in a shape that expands to theirs.
         costs: K, of an entry with each value; `values[argmin |values|]` is always tried.
     """
     table, chosen = values.to(torch.float64), codes.to(torch.int64)
-    gradient = metric.times(rows - scales[:, None, :] * table[chosen])
-    arrays = [t.cpu().contiguous().numpy() for t in (gradient, metric.gram, scales, table, costs.to(torch.float64))]
+    gradient = metric.times(rows - scales * table[chosen])
+    arrays = [
+        t.cpu().contiguous().numpy()
+        for t in (gradient, metric.gram, scales.expand(rows.shape), table, costs.to(torch.float64))
+    ]
     found = chosen.cpu().contiguous().numpy().copy()
     if found.size:
         _settle(*arrays, found, passes)
@@ -203,7 +236,7 @@ def _settle(gradient, gram, scales, values, costs, codes, passes):
             for i in range(m):
                 slope = gradient[g, i]
                 for j in range(n):
-                    code, s, bend = codes[g, i, j], scales[g, j], gram[g, j, j]
+                    code, s, bend = codes[g, i, j], scales[g, i, j], gram[g, j, j]
                     now = values[code]
                     wanted = now + slope[j] / (bend * s)
                     above = min(np.searchsorted(values, wanted), last)

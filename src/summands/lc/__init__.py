@@ -8,7 +8,7 @@ from .loop import Loop
 from .moments import Moments
 from .passes import has_batch_norm, recompute_batch_norm
 from .pruning import Pruning, run_levels
-from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit_layer, fit_task
+from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit, fit_layer, fit_task
 from .schedule import Schedule
 from .training import SGD, Penalty, Train, TrainingLearner
 
@@ -29,6 +29,7 @@ __all__ = [
     "Train",
     "TrainingLearner",
     "error_of",
+    "fit",
     "fit_layer",
     "fit_task",
     "has_batch_norm",

@@ -44,12 +44,18 @@ class Fitted:
 
 
 class QuadraticLearner(Learner):
-    """The exact L step of each layer from one eigendecomposition of its moments; mu counts in mean eigenvalues."""
+    """The exact L step of each layer from one eigendecomposition of its moments; mu counts in mean eigenvalues.
+
+    Attributes:
+        originals: the weights as they came.
+        metrics, targets: H and W*, in `metric.rows`.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], moments: Mapping[str, Moments], damping: float = 0.01) -> None:
+        self.originals = {name: weight.detach() for name, weight in weights.items()}
         self.metrics: dict[str, Metric] = {}
         self.targets: dict[str, Tensor] = {}
-        self._weights = {name: w.detach().to(torch.float64).clone() for name, w in weights.items()}
+        self._weights = dict(self.originals)
         for name, weight in weights.items():
             with in_context(f"layer {name!r}"):
                 moments[name].check(weight)
@@ -101,21 +107,33 @@ def fit_task(
     schedule: Schedule = QUADRATIC,
     damping: float = 0.01,
 ) -> dict[str, Fitted]:
-    """The forms with the least output error that the loop finds, for the layers of one task.
+    """`fit` of the layers of one task, their moments damped by this share of the mean diagonal."""
+    learner = QuadraticLearner(weights, moments, damping)
+    return fit(learner, compression, price=price, previous=previous, schedule=schedule)
+
+
+def fit(
+    learner: QuadraticLearner,
+    compression: Compression,
+    *,
+    price: float | None = None,
+    previous: Mapping[str, Form] | None = None,
+    schedule: Schedule = QUADRATIC,
+) -> dict[str, Fitted]:
+    """The forms with the least output error that is found, for the layers of one task.
+
+    The LC loop's best iterate, polished; a compression whose polish makes all choices itself (a grid) needs no loop.
 
     Args:
-        weights: any float dtype; the forms have theirs.
-        moments: by the same names.
+        learner: the layers; one that is kept saves its decompositions from price to price.
         price: output error tr(E H E') per bit, for hyperparameters left "auto".
         previous: forms to start from; the result is never worse.
         schedule: mu counts in mean eigenvalues of H; `finetune` is the most rounds of polish.
-        damping: share of the mean diagonal added to H.
     """
-    learner = QuadraticLearner(weights, moments, damping)
-    dtypes = {name: w.dtype for name, w in weights.items()}
+    dtypes = {name: w.dtype for name, w in learner.originals.items()}
     layers = Layers(compression, learner.targets, learner.metrics, dtypes, price)
     warm = previous is not None and layers.is_feasible(previous)
-    forms = dict(previous or {}) if warm else _start(layers, weights)
+    forms = dict(previous or {}) if warm else _start(layers, learner.originals)
     best = forms if decides(compression) else _loop(learner, layers, forms, schedule)
     best = polished(layers, best, schedule.finetune)
     return {name: _fitted(learner, name, form) for name, form in best.items()}
@@ -143,7 +161,7 @@ def _is_everywhere(form: Form) -> bool:
 def _loop(learner: QuadraticLearner, layers: Layers, forms: dict[str, Form], schedule: Schedule) -> dict[str, Form]:
     """The best iterate, by the true objective, of the LC loop from these forms."""
     best, least = forms, layers.objective(forms)
-    multipliers = {name: torch.zeros_like(w) for name, w in learner.weights().items()}
+    multipliers = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in learner.originals.items()}
     for index in range(schedule.steps):
         mu = schedule.mu(index)
         dense = {name: form.dense().to(torch.float64) for name, form in forms.items()}

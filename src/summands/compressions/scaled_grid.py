@@ -1,0 +1,101 @@
+"""Integer multiples of a step for each row or channel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, must
+from ..forms import Form, Grid
+from .compression import Compression, Terms
+from .scope import AXES, check_scope
+from .stored import check_stored, rounded, stored_dtype
+from .sweep import Sweep
+
+_KEPT_BITS = 3
+
+
+@dataclass(frozen=True)
+class ScaledGrid(Compression):
+    """min ||w - s_g l||^2 + price * bits(l) over integers l, one for each entry, at a step s_g for each slice g.
+
+    For post-training (WaterSIC 2026): under a layer's moments every channel takes the step that its errors deserve,
+    and every row of an embedding the one that its token's frequency does. To the plain squared error all slices are
+    alike, and so are their steps; with an importance, the step falls with the slice's mean. A level is the one of
+    least error + price * -log2 of its share among the levels near it so far: near the optimum, like `Grid`'s. O(N).
+
+    Args:
+        step: s > 0 for all slices; or "auto", sqrt(6 price / (c ln 2)), c the slice's mean importance, which is optimal
+            at high rates, rounded to three bits after the leading one. It needs a price.
+        per: "row" or "channel".
+        dtype: in which the steps are stored, see `Keep`.
+
+    >>> import torch
+    >>> form = ScaledGrid(0.5, per="row").project(torch.tensor([[0.2, 0.3], [-1.1, 0.9]]))
+    >>> form.levels.tolist(), form.step.tolist()
+    ([[0, 1], [-2, 2]], [0.5, 0.5])
+    """
+
+    takes_slices: ClassVar[bool] = True
+    step: float | str
+    _: KW_ONLY
+    per: str = "channel"
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.step != "auto" and not (isinstance(self.step, int | float) and 0 < self.step < math.inf):
+            raise ArgumentError(must("ScaledGrid(step)", "a finite number above 0, or 'auto'", self.step))
+        check_scope("ScaledGrid", self.per)
+        if self.per not in AXES:
+            raise ArgumentError(must("ScaledGrid(per=...)", "'row' or 'channel'; one step is `Grid`'s", self.per))
+        check_stored("ScaledGrid", self.dtype)
+
+    def _project(self, weight: Tensor, terms: Terms) -> Form:
+        axis = AXES[self.per]
+        if weight.ndim <= axis:
+            raise ArgumentError(must(f"ScaledGrid(per={self.per!r})", f"used where axis {axis} exists", weight.ndim))
+        price = terms.price or 0.0
+        sweep = Sweep.plain(weight, terms.importance, price)
+        if self.step == "auto":
+            if not price > 0:
+                remedy = "set a budget, or a number for step"
+                raise ArgumentError(must('the price of ScaledGrid("auto")', "above 0", terms.price, remedy))
+            step = coarse(rounded(sweep.natural_steps(weight.shape, self.per), self.dtype, weight.dtype))
+        else:
+            step = torch.full((weight.shape[axis],), float(self.step), dtype=torch.float64, device=weight.device)
+            step = rounded(step, self.dtype, weight.dtype)
+        wide = step.to(torch.float64).reshape([-1] + [1] * (weight.ndim - 1 - axis)).expand(weight.shape)
+        if bool((weight.to(torch.float64).abs() > 2.0**20 * wide).any()):
+            allowed = f"at least 2^-20 of the largest entry, in {step.dtype}"
+            raise ArgumentError(must("ScaledGrid(step)", allowed, self.step))
+        levels = sweep.levels(wide.reshape(sweep.target.shape)).reshape(weight.shape)
+        form = Grid(shape=weight.shape, dtype=weight.dtype, levels=levels, step=step, axis=axis)
+        last = terms.previous
+        if last is None or not self.is_feasible({"": last}, {"": weight}):
+            return form
+        return min(
+            (last, form),
+            key=lambda f: self.objective(weight, f, price=terms.price, importance=terms.importance),
+        )
+
+    def _is_feasible(self, form: Form) -> bool:
+        if not isinstance(form, Grid) or form.axis != AXES[self.per]:
+            return False
+        if form.step.dtype != stored_dtype(self.dtype, form.dtype) or not bool((form.step > 0).all()):
+            return False
+        if self.step == "auto":
+            return True
+        own = rounded(torch.tensor(float(self.step), dtype=torch.float64), self.dtype, form.dtype)
+        return bool((form.step == own.to(form.step.device)).all())
+
+
+def coarse(steps: Tensor) -> Tensor:
+    """The nearest values of few significant bits: a step need not be exact, and these cost a byte at most."""
+    mantissa, exponent = torch.frexp(steps.to(torch.float64))
+    scale = 2 ** (_KEPT_BITS + 1)
+    found = torch.ldexp((mantissa * scale).round() / scale, exponent)
+    return found.clamp(torch.finfo(steps.dtype).tiny, torch.finfo(steps.dtype).max / 2).to(steps.dtype)
