@@ -40,6 +40,7 @@ class ScaledGrid(Compression):
     ([[0, 1], [-2, 2]], [0.5, 0.5])
     """
 
+    on_host = True
     takes_slices: ClassVar[bool] = True
     step: float | str
     _: KW_ONLY
@@ -58,21 +59,23 @@ class ScaledGrid(Compression):
         axis = AXES[self.per]
         if weight.ndim <= axis:
             raise ArgumentError(must(f"ScaledGrid(per={self.per!r})", f"used where axis {axis} exists", weight.ndim))
-        price = terms.price or 0.0
-        sweep = Sweep.plain(weight, terms.importance, price)
-        if self.step == "auto":
-            if not price > 0:
-                remedy = "set a budget, or a number for step"
-                raise ArgumentError(must('the price of ScaledGrid("auto")', "above 0", terms.price, remedy))
+        price, free = terms.price or 0.0, self.step == "auto"
+        host = terms.host if terms.host is not None else weight.cpu()
+        sweep = Sweep.plain(host, None if terms.importance is None else terms.importance.cpu(), price)
+        if not free:
+            steps = torch.full((weight.shape[axis],), float(self.step), dtype=torch.float64)
+            step = rounded(steps, self.dtype, weight.dtype)
+        elif price > 0:
             step = coarse(rounded(sweep.natural_steps(weight.shape, self.per), self.dtype, weight.dtype))
         else:
-            step = torch.full((weight.shape[axis],), float(self.step), dtype=torch.float64, device=weight.device)
-            step = rounded(step, self.dtype, weight.dtype)
+            remedy = "set a budget, or a number for step"
+            raise ArgumentError(must('the price of ScaledGrid("auto")', "above 0", terms.price, remedy))
         wide = step.to(torch.float64).reshape([-1] + [1] * (weight.ndim - 1 - axis)).expand(weight.shape)
-        if bool((weight.to(torch.float64).abs() > 2.0**20 * wide).any()):
+        if bool((host.to(torch.float64).abs() > 2.0**20 * wide).any()):
             allowed = f"at least 2^-20 of the largest entry, in {step.dtype}"
             raise ArgumentError(must("ScaledGrid(step)", allowed, self.step))
-        levels = sweep.levels(wide.reshape(sweep.target.shape)).reshape(weight.shape)
+        levels = sweep.levels(wide.reshape(sweep.target.shape)).reshape(weight.shape).to(weight.device)
+        step = step.to(weight.device) if free else torch.full_like(step, float(step[0]), device=weight.device)
         form = Grid(shape=weight.shape, dtype=weight.dtype, levels=levels, step=step, axis=axis)
         last = terms.previous
         if last is None or not self.is_feasible({"": last}, {"": weight}):
