@@ -28,6 +28,7 @@ from benchmarks.record import RESULTS, write_result
 from summands.coding import estimated_bits
 from summands.compressions import Grid, LowRank, Prune, Quantize, ScaledGrid
 from summands.compressions.metric import Metric
+from summands.compressions.sweep import Sweep
 from summands.forms import Grid as GridForm
 from summands.lc import Moments, fit_layer
 from summands.report.tables import render
@@ -127,7 +128,7 @@ class Blocks:
                     break
                 last = error
             start += 1
-            if rounds is not None or (start >= 5 and time.process_time() - began > seconds) or start >= 200:
+            if rounds is not None or time.process_time() - began > seconds or start == 50:
                 return best / truth.error(self.weight[None]), time.process_time() - began
 
 
@@ -166,7 +167,6 @@ def grids(spectrum: str, error: float, seed: int) -> dict[str, Any]:
     weight, moments = layer(spectrum, seed)
     truth = moments.metric(DAMPING)
     rows, norm = truth.rows(weight), truth.error(truth.rows(weight))
-    gptq = Grid(1.0)
 
     def form(levels: Tensor, step: float) -> GridForm:
         return GridForm(shape=weight.shape, dtype=weight.dtype, levels=levels.int(), step=torch.tensor(step))
@@ -175,8 +175,6 @@ def grids(spectrum: str, error: float, seed: int) -> dict[str, Any]:
         return form((weight / x).round(), x)
 
     def fed_back(x: float) -> GridForm:
-        from summands.compressions.sweep import Sweep
-
         steps = torch.tensor(float(torch.tensor(x)), dtype=torch.float64)
         return form(Sweep(rows, truth).levels(steps).reshape(weight.shape), x)
 
@@ -198,7 +196,6 @@ def grids(spectrum: str, error: float, seed: int) -> dict[str, Any]:
         logs, bits = zip(*points, strict=True)
         return float(np.interp(math.log(error * norm), logs, bits)) / weight.numel()
 
-    del gptq
     return {
         "spectrum": spectrum,
         "relative_error": error,

@@ -4,7 +4,7 @@ The sweep has the order of GPTQ (Frantar et al. 2022) and the decisions of CERWU
 seen through what the columns to come can make good, against the bits that an adaptive coder spends on it.
 """
 
-# mypy: disable-error-code="no-untyped-call"
+# mypy: disable-error-code="assignment"
 from __future__ import annotations
 
 import math
@@ -215,13 +215,13 @@ def settle(
     """
     table, chosen = values.to(torch.float64), codes.to(torch.int64)
     gradient = metric.times(rows - scales * table[chosen])
-    arrays = [
-        t.cpu().contiguous().numpy()
-        for t in (gradient, metric.gram, scales.expand(rows.shape), table, costs.to(torch.float64))
-    ]
+    slope, gram, factors, table, paid = (
+        t.to(torch.float64).cpu().contiguous().numpy()
+        for t in (gradient, metric.gram, scales.expand(rows.shape), table, costs)
+    )
     found = chosen.cpu().contiguous().numpy().copy()
     if found.size:
-        _settle(*arrays, found, passes)
+        _settle(slope, gram, factors, table, paid, found, passes)
     return torch.from_numpy(found).to(codes.device, codes.dtype)
 
 
