@@ -67,7 +67,7 @@ class Subject:
 
 
 SUBJECTS = {
-    "lenet300": Subject("lenet300-mnist"),
+    "lenet300": Subject("lenet300-mnist", epochs=2),
     "lenet5": Subject("lenet5-mnist", epochs=2),
     "resnet20": Subject("resnet20-fashion-mnist", norms=True, lr=0.05),
     "vgg": Subject("vgg-fashion-mnist", norms=True),
@@ -75,7 +75,7 @@ SUBJECTS = {
 }
 JOBS = [f"one-shot:{name}:{way}" for name in SUBJECTS for way in WAYS]
 JOBS += ["one-shot:efficientnet-lite0:none"]
-JOBS += [f"retrained:lenet5:{rule}:{seed}" for seed in (0, 1, 2) for rule in RULES]
+JOBS += [f"retrained:{name}:{rule}:{seed}" for name in ("lenet300", "lenet5") for seed in (0, 1, 2) for rule in RULES]
 JOBS += [f"retrained:resnet20:{rule}:0" for rule in ("surp-paper", "lamp", "global")]
 
 
