@@ -140,8 +140,13 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("rows", range(1, 10))
-def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int) -> None:
+@pytest.fixture(scope="module")
+def whole() -> list[sm.Result]:
+    return pruned(seed=3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 9])
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, whole, rows: int) -> None:
     seen = []
 
     def report(row) -> None:
@@ -161,16 +166,16 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int) -> No
     resumed = pruned(seed=3, checkpoint=tmp_path / "run", resume=True, train=train)
     done = sum(row.phase == "finetune" for row in seen[:-1])
     assert len(trained) == len(set(trained)) == 6 - done
-    for i, (a, b) in enumerate(zip(pruned(seed=3), resumed, strict=True)):
+    for i, (a, b) in enumerate(zip(whole, resumed, strict=True)):
         a.save(tmp_path / f"a{i}", metadata=True)
         b.save(tmp_path / f"b{i}", metadata=True)
         assert (tmp_path / f"a{i}").read_bytes() == (tmp_path / f"b{i}").read_bytes()
         assert [row.error for row in a.history] == [row.error for row in b.history]
 
 
-def test_another_seed_gives_other_values() -> None:
+def test_another_seed_gives_other_values(whole) -> None:
     """The comparison of bytes above can fail."""
-    a, b = pruned(seed=3)[-1], pruned(seed=4)[-1]
+    a, b = whole[-1], pruned(seed=4)[-1]
     assert not all(a.forms[name].same(b.forms[name]) for name in MASKED)
 
 
