@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from summands.coding.trellis import PATH
+
 Oracle = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -67,6 +69,27 @@ def multiples(step, *, unless_zero=0.0) -> Oracle:
     """Each entry at the best multiple of the step, entries being at most 1e4."""
     most = int(1.01e4 / step)
     return levels(*np.arange(-most, most + 1) * step, unless_zero=unless_zero)
+
+
+def path(step) -> Oracle:
+    """Each entry at any multiple of the step near it, or 0, that the trellis allows after those before it."""
+
+    def least(vector, importance):
+        reached = {0: 0.0}
+        for value, weight in zip(vector, importance, strict=True):
+            further: dict[int, float] = {}
+            for node, cost in reached.items():
+                for level in {0, *range(int(value // step) - 3, int(value // step) + 5)}:
+                    odd = node % 2
+                    if level and level % 2 != odd:
+                        continue
+                    after = int(PATH[2 * node + (abs(level) + odd) // 2 % 2])
+                    error = cost + weight * (value - step * level) ** 2
+                    further[after] = min(error, further.get(after, np.inf))
+            reached = further
+        return float(min(reached.values()))
+
+    return least
 
 
 def scaled(*values) -> Oracle:

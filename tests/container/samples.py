@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from summands.forms import Codebook, Dense, Embedded, Form, Grid, LowRank, Sparse, Successive, Sum
+from summands.coding.trellis import PATH
+from summands.forms import Codebook, Dense, Embedded, Form, Grid, LowRank, Sparse, Successive, Sum, Trellis
 from summands.views import IN, KERNEL, OUT, SPATIAL, Reshape, View
 
 VALUE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -30,6 +31,17 @@ def grid(shape, seed=0, *, spread=3.0, dtype=torch.float32, step=None, axis=None
         step = torch.rand(() if axis is None else (shape[axis],), generator=random) + 0.01
     drawn = (torch.randn(shape, generator=random) * spread).round().to(levels)
     return Grid(shape=shape, dtype=dtype, levels=drawn, step=step, axis=axis)
+
+
+def trellis(shape, seed=0, *, spread=3.0, dtype=torch.float32, node=0, levels=torch.int32):
+    random = torch.Generator().manual_seed(seed)
+    shape = torch.Size(shape)
+    drawn, at = [], node
+    for place in (torch.randn(shape, generator=random) * spread).round().long().reshape(-1).tolist():
+        drawn.append(2 * place - at % 2 * ((place > 0) - (place < 0)))
+        at = int(PATH[2 * at + abs(place) % 2])
+    found = torch.tensor(drawn, dtype=levels).reshape(shape)
+    return Trellis(shape=shape, dtype=dtype, levels=found, step=torch.rand((), generator=random) + 0.01, node=node)
 
 
 def sparse(shape, seed=0, *, keep=0.1, dtype=torch.float32, stored=torch.float16):
@@ -130,6 +142,8 @@ def every_kind() -> dict[str, Form]:
         "grid.rows": grid((12, 9), axis=0),
         "grid.step": grid((5, 5), step=step),
         "grid.step.too": grid((70,), 3, step=step, levels=torch.int64, spread=1e6),
+        "trellis": trellis((30, 20), spread=100),
+        "trellis.block": trellis((5, 2), spread=0.5, node=3, levels=torch.int64),
         "sparse": sparse((9, 9)),
         "sparse.none": sparse((9, 9), keep=0),
         "sparse.all": sparse((4, 4), keep=1, stored=torch.float32),
@@ -149,6 +163,7 @@ def every_kind() -> dict[str, Form]:
         "sum.picks": total(grid((50,)), picks[2]),
         "sum": total(codebook((40, 30), 4, count=2), sparse((40, 30), 4)),
         "sum.three": total(low_rank((6, 4), rank=1), grid((6, 4)), sparse((6, 4)), dtype=torch.float16),
+        "sum.path": total(trellis((20, 6)), sparse((20, 6)), dtype=torch.float16),
         "sum.double": total(dense((3,), dtype=torch.float64), sparse((3,), dtype=torch.float64), dtype=torch.float64),
         "été.重み": dense((2,)),
         "": dense((1,)),
@@ -190,6 +205,7 @@ def _terms(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Form:
         lambda: dense(shape, seed, dtype=dtype, stored=stored),
         lambda: codebook(shape, seed, count=1 + seed % 9, dtype=dtype, axis=axis, stored=stored),
         lambda: grid(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, axis=axis),
+        lambda: trellis(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, node=seed % 8),
         lambda: sparse(shape, seed, keep=seed / 1000, dtype=dtype, stored=stored),
         lambda: embedded(shape, seed, planes=1 + seed % 7, dtype=dtype),
         lambda: successive(shape, seed=seed, count=seed, dtype=dtype)[0],

@@ -1,5 +1,6 @@
 """Refinement layers: every prefix is a valid network, better than the one before, and the whole is exact."""
 
+import io
 from dataclasses import replace
 from itertools import pairwise
 from unittest.mock import patch
@@ -95,6 +96,31 @@ def test_a_prefix_reads_the_whole_layers_in_it():
         assert contents.metadata == {"seed": 1}
     one, cut = read_prefix(data, layers=1), read_prefix(data[: ends[0]])
     check_same(one.forms, cut.forms)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_layers_of_a_remote_file_need_no_byte_beyond_them(layers):
+    """Over a reader of byte ranges the first layers cost what they hold; a hole of zeros stands for the rest."""
+    forms = network()
+    data = to_bytes(forms, layers=4)
+    end = read_header(data).layer_ends[layers - 1]
+    remote = Ranges(data)
+    check_same(read_prefix(remote, layers=layers).forms, read_prefix(data[:end]).forms)
+    assert max(stop for _, stop in remote.runs) == end
+
+
+class Ranges(io.BytesIO):
+    """A file that remembers which ranges were asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.runs: list[tuple[int, int]] = []
+
+    def read(self, count: int | None = -1) -> bytes:
+        start = self.tell()
+        data = super().read(count)
+        self.runs.append((start, start + len(data)))
+        return data
 
 
 def test_prefixes_that_cannot_be_read():

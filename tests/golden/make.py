@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from summands.coding.trellis import PATH
 from summands.container import to_bytes
 from summands.container.header import VERSION
-from summands.forms import Codebook, Dense, Embedded, Form, Grid, LowRank, Sparse, Successive, Sum
+from summands.forms import Codebook, Dense, Embedded, Form, Grid, LowRank, Sparse, Successive, Sum, Trellis
 from summands.views import KERNEL, OUT
 
 FOLDER = Path(__file__).parent
@@ -78,6 +79,17 @@ def _embedded(shape: tuple[int, ...], seed: int) -> Embedded:
     )
 
 
+def _trellis(shape: tuple[int, ...], seed: int, node: int = 0) -> Trellis:
+    """A path of which every place in a quantiser is drawn."""
+    levels, start = [], node
+    for place in (_floats(shape, seed) * 8).round().to(torch.int64).reshape(-1).tolist():
+        odd = node % 2
+        levels.append(2 * place - odd * ((place > 0) - (place < 0)))
+        node = int(PATH[2 * node + abs(place) % 2])
+    found = torch.tensor(levels, dtype=torch.int32).reshape(shape)
+    return Trellis(shape=found.shape, dtype=torch.float32, levels=found, step=torch.tensor(0.03125), node=start)
+
+
 def _dense(values: torch.Tensor, dtype: torch.dtype = torch.float32) -> Dense:
     return Dense(shape=values.shape, dtype=dtype, values=values)
 
@@ -121,19 +133,30 @@ def every_kind() -> dict[str, Form]:
     }
 
 
+def trellis() -> dict[str, Form]:
+    """Levels on paths: of a tensor, of a block of one, and with corrections."""
+    return {
+        "path": _trellis((20, 16), 6),
+        "block": _trellis((9,), 7, node=5),
+        "sum": _sum(_trellis((16, 12), 8), _sparse((16, 12), 9, 30)),
+    }
+
+
 def golden() -> dict[str, bytes]:
     """The golden files of the present version, by name."""
     return {
         f"v{VERSION}-small.sums": to_bytes(small()),
         f"v{VERSION}-kinds.sums": to_bytes(every_kind(), metadata=METADATA),
         f"v{VERSION}-layers.sums": to_bytes(every_kind(), layers=3),
+        f"v{VERSION}-trellis.sums": to_bytes(trellis()),
     }
 
 
 def weights() -> dict[str, bytes]:
     """The dense weights that the golden files decode to, in safetensors."""
     found = {}
-    for name, forms in (("small", small()), ("kinds", every_kind()), ("layers", every_kind())):
+    kinds = {"small": small(), "kinds": every_kind(), "layers": every_kind(), "trellis": trellis()}
+    for name, forms in kinds.items():
         dense = {weight: form.dense().contiguous() for weight, form in forms.items()}
         found[f"v{VERSION}-{name}.safetensors"] = save(dense)
     return found

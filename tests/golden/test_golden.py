@@ -35,7 +35,7 @@ def test_golden_files_decode_to_golden_weights(path):
     check_weights(path.read_bytes(), load_file(path.with_suffix(".safetensors")))
 
 
-@pytest.mark.parametrize("name", ["small", "kinds", "layers"])
+@pytest.mark.parametrize("name", ["small", "kinds", "layers", "trellis"])
 def test_the_same_forms_give_the_golden_bytes(name):
     """Changed bytes need a new version, once this one is released."""
     file = f"v{VERSION}-{name}.sums"

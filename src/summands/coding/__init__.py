@@ -3,6 +3,8 @@
 from .bytes_io import ByteReader, ByteWriter
 from .codec import Encoded, decode_section, encode_section, estimated_bits
 from .layout import Layout, layout_of, read_layout, shared_tensors
+from .pricing import price_levels
+from .trellis import node_after
 
 __all__ = [
     "ByteReader",
@@ -13,6 +15,8 @@ __all__ = [
     "encode_section",
     "estimated_bits",
     "layout_of",
+    "node_after",
+    "price_levels",
     "read_layout",
     "shared_tensors",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must
-from ..forms import Codebook, Embedded, Form, Grid, Sum
+from ..forms import Codebook, Embedded, Form, Grid, Sum, Trellis
 from .kinds import Digits, Field, Picks, Positions, kind_named
 from .layout import Layout, layout_of
 from .range_coder import DECODE, ENCODE, MEASURE
@@ -154,7 +154,7 @@ def _side_after(form: Form, side: Tensor | None) -> Tensor | None:
     if isinstance(form, Codebook):
         codes, last = form.codes.cpu().to(torch.int64), form.values.shape[-1] - 1
         return (torch.where(codes == last, 3, (codes > 0) + ((2 * codes > last) & (codes > 0)).int())).to(torch.uint8)
-    if isinstance(form, (Grid, Embedded)):
+    if isinstance(form, (Grid, Embedded, Trellis)):
         return (torch.sign(form.levels.cpu()) + 1).to(torch.uint8)
     return None
 

@@ -20,18 +20,21 @@ from .range_coder import DECODE, code_bit, code_even, code_number
 CLASSES = 48
 BLOCK = 16
 SIDES = 4
-_UNIT = 12  # a mean has 12 fractional bits
-_LARGEST = 1 << 10  # magnitudes count as at most this in the means
+UNIT = 12  # a mean has 12 fractional bits
+LARGEST = 1 << 10  # magnitudes count as at most this in the means
 _MODELLED = 30  # magnitudes have at most so many bits
 # Contexts of `code_levels`: for each class the flags "magnitude has more than k bits", the first bit below the leading
 # one, then classless ones.
-_SECOND = CLASSES * 32
+SECOND = CLASSES * 32
 _DEEPER = CLASSES * 64
 _SIGNS = _DEEPER + 256
 _BLOCKS = _SIGNS + 16
 _FIRST = _BLOCKS + CLASSES
 _SIDES = _FIRST + BLOCK * CLASSES
 LEVEL_CONTEXTS = _SIDES + SIDES * CLASSES
+# On the path of a trellis, what the second quantiser has of its own: zero or not, more than one bit, more than two.
+SECOND_GRID = LEVEL_CONTEXTS
+PATH_CONTEXTS = LEVEL_CONTEXTS + 3 * CLASSES
 
 
 def _class_table(step: int) -> np.ndarray:
@@ -51,11 +54,12 @@ def class_of(mean, coarse):
 
 
 @njit(cache=True, nogil=True)
-def code_levels(mode, state, data, model, x, columns, side, binary, choice):
+def code_levels(mode, state, data, model, x, columns, side, binary, path, node, choice):
     """Signed integers below 2^30 in absolute value, in rows of `columns`: zero or not, sign, bit length, bits.
 
     With blocks, BLOCK zeros in a row cost one decision. `side`, if not empty, has a number below SIDES for each entry
-    that both ends know. Binary symbols are 0 or 1, and end with the first decision.
+    that both ends know. Binary symbols are 0 or 1, and end with the first decision. With a `path` (trellis.py), entries
+    follow it from `node` on; False when they do not.
     """
     near, row, column, coarse, drift = choice[0], choice[1], choice[2], choice[3], choice[4]
     fast, slow, blocks, signs = choice[5], choice[6], choice[7], choice[8]
@@ -64,6 +68,11 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
     above = np.zeros(columns, np.int8)
     quick = steady = np.int64(0)
     left = np.int64(0)
+    on_path = path.size > 0
+    unit = UNIT - 1 if on_path else UNIT
+    modelled = _MODELLED - 1 if on_path else _MODELLED
+    node = np.int64(node)
+    odd = np.int64(0)
     j = 0
     start = 0
     while start < x.size:
@@ -72,24 +81,41 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
         if blocks:
             any_set = 0
             total = np.int64(0)
-            c = j
-            for i in range(start, end):
-                total += means[c]
-                c = c + 1 if c + 1 < columns else 0
-                if mode != DECODE and x[i] != 0:
-                    any_set = 1
+            # Most blocks lie within a row: runs that the compiler makes vector code of.
+            within = j + (end - start) <= columns
+            if within:
+                for c in range(np.uint64(j), np.uint64(j + (end - start))):
+                    total += means[c]
+            else:
+                c = j
+                for _ in range(start, end):
+                    total += means[np.uint64(c)]
+                    c = c + 1 if c + 1 < columns else 0
+            if mode != DECODE:
+                for i in range(start, end):
+                    any_set |= 1 if x[i] != 0 else 0
             mean = (near * quick + row * steady + column * (total // (end - start))) >> 4
             context = _BLOCKS + class_of(mean, coarse)
             low, width, position, any_set = code_bit(
                 mode, low, width, position, data, model, context, fast, slow, any_set
             )
             if any_set == 0:
-                for i in range(start, end):
-                    means[np.uint64(j)] -= (means[np.uint64(j)] + (1 << drift) - 1) >> drift
-                    above[np.uint64(j)] = 0
-                    if mode == DECODE:
-                        x[i] = 0
-                    j = j + 1 if j + 1 < columns else 0
+                if mode == DECODE:
+                    x[start:end] = 0
+                if within:
+                    means_in, above_in = means[j : j + end - start], above[j : j + end - start]
+                    for c in range(end - start):
+                        means_in[c] -= (means_in[c] + (1 << drift) - 1) >> drift
+                    above_in[:] = 0
+                    j = j + end - start if j + end - start < columns else 0
+                else:
+                    for _ in range(start, end):
+                        means[np.uint64(j)] -= (means[np.uint64(j)] + (1 << drift) - 1) >> drift
+                        above[np.uint64(j)] = 0
+                        j = j + 1 if j + 1 < columns else 0
+                if on_path:
+                    for _ in range(start, end):
+                        node = np.int64(path[np.uint64(2 * node)])
                 quick = quick >> 5
                 steady -= steady >> 1
                 left = 0
@@ -101,11 +127,18 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
             k = class_of(mean, coarse)
             value = np.int64(x[i])
             magnitude = abs(value)
+            if on_path:
+                odd = node & 1
+                if mode != DECODE and value != 0 and (value & 1) != odd:
+                    return False
+                magnitude = (magnitude + odd) >> 1
             bit = 1 if magnitude else 0
             if seen or i < end - 1:
                 context = k
                 if not seen:
                     context = _FIRST + (i - start) * CLASSES + (k >> 1)
+                elif odd:
+                    context = SECOND_GRID + k
                 elif side.size:
                     context = _SIDES + side[i] * CLASSES + k
                 low, width, position, bit = code_bit(mode, low, width, position, data, model, context, fast, slow, bit)
@@ -126,9 +159,11 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
                 else:
                     low, width, position, negative = code_even(mode, low, width, position, data, negative)
                 length = 1
-                while length < _MODELLED:
+                while length < modelled:
                     more = 1 if magnitude >> length else 0
                     context = length * CLASSES + k
+                    if odd and length <= 2:
+                        context += SECOND_GRID
                     low, width, position, more = code_bit(
                         mode, low, width, position, data, model, context, fast, slow, more
                     )
@@ -138,7 +173,7 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
                 decoded = np.int64(1)
                 rest = length - 1
                 while rest > 0 and length - rest <= 3:
-                    context = _SECOND + length * CLASSES + k
+                    context = SECOND + length * CLASSES + k
                     if rest < length - 1:
                         context = _DEEPER + length * 8 + decoded
                     low, width, position, bit = code_bit(
@@ -153,20 +188,26 @@ def code_levels(mode, state, data, model, x, columns, side, binary, choice):
                     decoded = (decoded << rest) | bit
                 if mode == DECODE:
                     magnitude = decoded
-                    x[i] = -decoded if negative else decoded
+                    value = 2 * decoded - odd if on_path else decoded
+                    x[i] = -value if negative else value
                 left = 1 + negative
             else:
                 left = magnitude = 0
                 if mode == DECODE:
                     x[i] = 0
             above[np.uint64(j)] = left
-            scaled = min(magnitude, _LARGEST) << _UNIT
+            size = magnitude
+            if on_path:
+                node = np.int64(path[np.uint64(2 * node + (magnitude & 1))])
+                size = 2 * magnitude - odd if magnitude else magnitude
+            scaled = min(size, LARGEST) << unit
             quick += (scaled - quick) >> 1
             steady += (scaled - steady) >> 5
             means[np.uint64(j)] += (scaled - means[np.uint64(j)]) >> drift
             j = j + 1 if j + 1 < columns else 0
         start = end
     state[0], state[1], state[2] = low, width, np.uint64(position)
+    return True
 
 
 TREE_CONTEXTS = 256 * CLASSES
@@ -201,7 +242,7 @@ def code_tree(mode, state, data, model, x, columns, bits, centre, choice):
             decoded = (decoded << rest) | tail
         if mode == DECODE:
             x[i] = decoded
-        scaled = min(abs(2 * decoded - centre) >> 1, _LARGEST) << _UNIT
+        scaled = min(abs(2 * decoded - centre) >> 1, LARGEST) << UNIT
         quick += (scaled - quick) >> 1
         steady += (scaled - steady) >> 5
         means[np.uint64(j)] += (scaled - means[np.uint64(j)]) >> drift

@@ -19,6 +19,7 @@ from ..forms.embedded import MAX_PLANES
 from ..forms.successive import MAX_ALPHA, MAX_TOTAL, RULES
 from ..forms.transform import check_basis
 from ..views import Reshape, View, parse_view
+from .trellis import NODES
 
 Numbers = tuple[int, ...]
 
@@ -47,6 +48,13 @@ class Levels(Symbols):
 @dataclass(frozen=True)
 class Digits(Levels):
     """Levels; where those of half as many cells are known, the binary digit that these lack, with the level's sign."""
+
+
+@dataclass(frozen=True)
+class PathLevels(Levels):
+    """Levels that follow the path of a trellis from a node on, in memory order (trellis.py)."""
+
+    node: int
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,13 @@ def _codebook_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, .
 
 def _grid_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
     return Field("step", _groups(shape, numbers[0]), FLOATS), Field("levels", shape, LEVELS)
+
+
+def _trellis_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
+    (node,) = numbers
+    if node >= NODES:
+        raise ValueError(must("a trellis's node", f"below {NODES}", node))
+    return Field("step", (), FLOATS), Field("levels", shape, PathLevels(node))
 
 
 def _sparse_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
@@ -291,6 +306,7 @@ KINDS: tuple[Kind, ...] = (
         lambda numbers: {"total": numbers[0], "seed": numbers[1]},
     ),
     Kind(9, forms.Embedded, 1, lambda form: (form.planes,), _embedded_fields),
+    Kind(10, forms.Trellis, 1, lambda form: (form.node,), _trellis_fields, lambda numbers: {"node": numbers[0]}),
 )
 
 

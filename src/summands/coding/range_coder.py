@@ -15,6 +15,7 @@ when encoding, and the input minus the low end when decoding.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -36,6 +37,7 @@ _ZERO, _ONE = 1 << 9, (1 << STATE_BITS) - (1 << 9)
 # After n decisions an estimate moves by 1 / (n + 1.5) of its error: Krichevsky and Trofimov's start. Where n stops at a
 # limit, the rate stays.
 _RECIPROCALS = np.array([round(2**32 / (n + 1.5)) for n in range(LIMIT_MAX + 1)], dtype=np.int64)
+_BITS = -np.log2((np.arange(4096) + 0.5) / 4096)  # of a decision whose chance lies in the n-th part of 4096
 
 
 @njit(cache=True, nogil=True)
@@ -65,22 +67,41 @@ def _shift_word(mode, low, position, data):
 
 
 @njit(cache=True, nogil=True, forceinline=True)
+def learn(model, i, fast, slow, bit):
+    """What context i of the model takes from a decision: both estimates move towards it, and the count grows."""
+    place = np.uint64(i)  # unsigned, or Numba looks for negative indices
+    quick = np.int64(model[place, 0])
+    steady = np.int64(model[place, 1])
+    count = np.int64(model[place, 2])
+    target = _ONE if bit != 0 else _ZERO
+    model[place, 0] = quick + (((target - quick) * _RECIPROCALS[np.uint64(min(count, fast))]) >> 32)
+    model[place, 1] = steady + (((target - steady) * _RECIPROCALS[np.uint64(count)]) >> 32)
+    model[place, 2] = min(count + 1, slow)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def bits_of(model, i, bit):
+    """Bits that a decision under context i of the model would take now, within 0.01 unless it takes more than 9."""
+    place = np.uint64(i)
+    chance = (np.int64(model[place, 0]) + np.int64(model[place, 1])) >> (STATE_BITS + 1 - 12)
+    return _BITS[np.uint64(chance if bit != 0 else 4095 - chance)]
+
+
+@njit(cache=True, nogil=True, forceinline=True)
 def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
     """One decision under context i of the model, which learns from it.
 
     A context is (fast estimate, slow estimate, count). The probability of a 1 is the mean of both estimates, whose
     counts stop at the limits fast <= slow.
     """
-    place = np.uint64(i)  # unsigned, or Numba looks for negative indices
+    place = np.uint64(i)
     quick = np.int64(model[place, 0])
     steady = np.int64(model[place, 1])
-    count = np.int64(model[place, 2])
     bound = (width >> _SHIFT) * np.uint64((quick + steady) >> _DROP)
     if mode == DECODE:
         bit = 1 if low < bound else 0
     if bit != 0:
         width = bound
-        target = _ONE
     else:
         if mode == ENCODE:
             low += bound
@@ -89,10 +110,7 @@ def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
         elif mode == DECODE:
             low -= bound
         width -= bound
-        target = _ZERO
-    model[place, 0] = quick + (((target - quick) * _RECIPROCALS[np.uint64(min(count, fast))]) >> 32)
-    model[place, 1] = steady + (((target - steady) * _RECIPROCALS[np.uint64(count)]) >> 32)
-    model[place, 2] = min(count + 1, slow)
+    learn(model, place, fast, slow, bit)
     if width < _LEAST:
         low = _shift_word(mode, low, position, data)
         width = width << _32
@@ -159,9 +177,13 @@ def code_number(mode, low, width, position, data, bits, value):
 
 def new_model(contexts: int) -> np.ndarray:
     """Contexts that know nothing: both estimates at 1/2, no decision seen."""
+    return _fresh(contexts).copy()
+
+
+@lru_cache(maxsize=64)
+def _fresh(contexts: int) -> np.ndarray:
     model = np.empty((contexts, 3), dtype=np.int32)
-    model[:, :2] = 1 << (STATE_BITS - 1)
-    model[:, 2] = 0
+    model[:] = (1 << (STATE_BITS - 1), 1 << (STATE_BITS - 1), 0)
     return model
 
 

@@ -13,9 +13,10 @@ from ..errors import must
 from . import contexts as kernels
 from .choices import CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
 from .digits import DIGIT_CONTEXTS, code_digits
-from .kinds import Codes, Digits, Field, Levels, Picks, Positions
+from .kinds import Codes, Digits, Field, Levels, PathLevels, Picks, Positions
 from .picks import PICK_CONTEXTS, code_picks
 from .range_coder import DECODE, MEASURE, Coder, new_model
+from .trellis import NO_PATH, PATH
 
 _SMALL = 16  # tensors of fewer entries take the default choices
 _LARGEST = 1 << 30  # levels from here on are coded as bytes
@@ -32,6 +33,7 @@ _SCALES: Trials = (
 )
 _DIGIT_TRIALS: Trials = tuple(trial for trial in _SCALES if trial[0] != "detail")
 _LEVEL_TRIALS: Trials = (*_SCALES, ("signs", (0, 1)))
+_PATH_TRIALS: Trials = tuple((name, values) for name, values in _LEVEL_TRIALS if name != "scan")
 _CODE_TRIALS: Trials = (("kernel", (0, 1)), *_SCALES, ("signs", (0, 1)), ("kernel", (0, 1)))
 _FLOAT_TRIALS: Trials = (
     ("kernel", (0, 1)),
@@ -107,6 +109,8 @@ class Section:
             self._codes(tensor, symbols.count)
         elif isinstance(symbols, Digits) and side is not None:
             self._digits(tensor, side)
+        elif isinstance(symbols, PathLevels):
+            self._path_levels(tensor, symbols.node)
         elif isinstance(symbols, Levels) or tensor.dtype in _INTEGERS:
             self._integers(tensor)
         elif tensor.dtype in _FLOATS:
@@ -181,12 +185,20 @@ class Section:
         array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
         self._code(_Stream("levels", _run_levels, _LEVEL_TRIALS, 96), array, None)
         if self.coder.mode == DECODE:
-            limits = torch.iinfo(tensor.dtype)
-            if int(array.min()) < limits.min or int(array.max()) > limits.max:
-                raise ValueError(
-                    must(f"a level of {tensor.dtype}", f"in [{limits.min}, {limits.max}]", int(array.max()))
-                )
-            tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
+            _put_levels(tensor, array)
+
+    def _path_levels(self, tensor: Tensor, node: int) -> None:
+        """The path is that of the entries in memory order, so there is but one scan."""
+        array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
+        choice = Choice()
+        if self.coder.mode != DECODE:
+            if int(tensor.abs().max()) >= _LARGEST:
+                raise ValueError(must("levels on a path", f"below {_LARGEST}", int(tensor.abs().max())))
+            # What a sample of places in the quantisers likes, the whole does.
+            choice = self._choose(_Stream("path", _run_levels, _PATH_TRIALS, 0), halved(array), None)
+        self._code_with(_Stream("path", _path_runner(node), _PATH_TRIALS, 96), array, None, choice)
+        if self.coder.mode == DECODE:
+            _put_levels(tensor, array)
 
     def _floats(self, tensor: Tensor, side: Tensor | None) -> None:
         exponent, mantissa = _FLOATS[tensor.dtype]
@@ -253,6 +265,34 @@ class Section:
         return coder.bits
 
 
+def learnt_levels(levels: np.ndarray, *, on_path: bool) -> tuple[Choice, np.ndarray]:
+    """The choice for such levels in memory order, and the model that has learnt from them as the coder does.
+
+    With `on_path` the levels stand for places in the quantisers of a trellis, and so does the model.
+    """
+    section = Section(MEASURE)
+    trials = _PATH_TRIALS if on_path else _LEVEL_TRIALS
+    stream = _Stream("levels", _run_levels, trials, 0)
+    choice = replace(section._choose(stream, levels, None), detail=0)
+    entries, columns = scanned(levels, choice.scan)
+    models = Models()
+    _run_levels(section.coder, models, entries, columns, np.zeros(0, dtype=np.uint8), choice)
+    model = models(f"levels {choice.mix}", kernels.LEVEL_CONTEXTS)
+    return choice, model
+
+
+def halved(levels: np.ndarray) -> np.ndarray:
+    """Levels on a path as about their places in the quantisers: half of them, away from zero."""
+    return np.sign(levels) * ((np.abs(levels) + 1) >> 1)
+
+
+def _put_levels(tensor: Tensor, array: np.ndarray) -> None:
+    limits = torch.iinfo(tensor.dtype)
+    if int(array.min()) < limits.min or int(array.max()) > limits.max:
+        raise ValueError(must(f"a level of {tensor.dtype}", f"in [{limits.min}, {limits.max}]", int(array.max())))
+    tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
+
+
 def _code_choice(coder: Coder, models: Models, name: str, choice: Choice, last: Choice) -> Choice:
     """One bit when the choice is the last one of this name, all its fields otherwise."""
     model = models(f"choice of {name}", CHOICE_CONTEXTS)
@@ -279,7 +319,8 @@ def _run_flags(
     coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice, binary: bool = True
 ) -> None:
     model = models(f"{'flags' if binary else 'levels'} {choice.mix}", kernels.LEVEL_CONTEXTS)
-    kernels.code_levels(coder.mode, coder.state, coder.data, model, x, columns, side, binary, choice.for_kernel())
+    numbers = choice.for_kernel()
+    kernels.code_levels(coder.mode, coder.state, coder.data, model, x, columns, side, binary, NO_PATH, 0, numbers)
 
 
 def _run_levels(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
@@ -289,6 +330,18 @@ def _run_levels(coder: Coder, models: Models, x: np.ndarray, columns: int, side:
 def _run_digits(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
     model = models(f"digits {choice.mix}", DIGIT_CONTEXTS)
     code_digits(coder.mode, coder.state, coder.data, model, x, columns, side, choice.for_kernel())
+
+
+def _path_runner(node: int) -> Run:
+    def run(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
+        if choice.scan:
+            raise ValueError(must("the scan of levels on a path", "0", choice.scan))
+        model, numbers = models(f"path {choice.mix}", kernels.PATH_CONTEXTS), choice.for_kernel()
+        state, data = coder.state, coder.data
+        if not kernels.code_levels(coder.mode, state, data, model, x, columns, side, False, PATH, node, numbers):
+            raise ValueError("levels that leave the path of a trellis")
+
+    return run
 
 
 def _code_runner(bits: int, count: int) -> Run:
@@ -306,7 +359,8 @@ def _code_runner(bits: int, count: int) -> Run:
         levels = x if decoding else x - np.int32(centre)
         model = models(f"codes {bits} {choice.mix}", kernels.LEVEL_CONTEXTS)
         numbers = choice.for_kernel()
-        kernels.code_levels(coder.mode, coder.state, coder.data, model, levels, columns, side, False, numbers)
+        state, data = coder.state, coder.data
+        kernels.code_levels(coder.mode, state, data, model, levels, columns, side, False, NO_PATH, 0, numbers)
         if decoding:
             x += np.int32(centre)
 

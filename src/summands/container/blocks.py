@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..forms import Codebook, Dense, Form, Grid, Sparse, Sum
+from ..coding import node_after
+from ..forms import Codebook, Dense, Form, Grid, Sparse, Sum, Trellis
 
 
 def row_blocks(form: Form, entries: int) -> list[Form]:
@@ -47,6 +48,11 @@ def stack_blocks(blocks: Sequence[Any]) -> Form:
             _check_equal([b.axis for b in blocks])
             step = _by_axis([b.step for b in blocks], first.axis)
             return replace(first, shape=shape, step=step, levels=_cat([b.levels for b in blocks]))
+        case Trellis():
+            step = _by_axis([b.step for b in blocks], None)
+            if any(node_after(one.levels.numpy(), one.node) != other.node for one, other in pairwise(blocks)):
+                raise ValueError("row blocks that do not go on with each other's path")
+            return replace(first, shape=shape, step=step, levels=_cat([b.levels for b in blocks]))
         case Sparse():
             starts = [0]
             for block in blocks:
@@ -61,7 +67,7 @@ def stack_blocks(blocks: Sequence[Any]) -> Form:
 
 
 def _has_free_rows(form: Form) -> bool:
-    return all(isinstance(part, (Dense, Codebook, Grid, Sparse)) for part in form.parts())
+    return all(isinstance(part, (Dense, Codebook, Grid, Sparse, Trellis)) for part in form.parts())
 
 
 def _rows(form: Form, start: int, stop: int) -> Form:
@@ -75,6 +81,9 @@ def _rows(form: Form, start: int, stop: int) -> Form:
         case Grid():
             step = form.step[start:stop] if form.axis == 0 else form.step
             return replace(form, shape=shape, step=step, levels=form.levels[start:stop])
+        case Trellis():
+            node = node_after(form.levels[:start].cpu().numpy(), form.node)
+            return replace(form, shape=shape, levels=form.levels[start:stop], node=node)
         case Sparse():
             width = form.size // form.shape[0]
             bounds = torch.tensor([start * width, stop * width], device=form.indices.device)

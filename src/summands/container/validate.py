@@ -78,7 +78,17 @@ def _same_values(one: Layout, other: Layout) -> bool:
     return one.numbers == other.numbers and (by_row or (values is not None and values == other.stored[0].shared))
 
 
-_COMMON = {"Dense": _free, "Sparse": _free, "Codebook": _same_values, "Grid": _same_values}
+def _same_step(one: Layout, other: Layout) -> bool:
+    return one.stored[0].shared is not None and one.stored[0].shared == other.stored[0].shared
+
+
+_COMMON = {
+    "Dense": _free,
+    "Sparse": _free,
+    "Codebook": _same_values,
+    "Grid": _same_values,
+    "Trellis": _same_step,  # and each starts where the one before ends: `stack_blocks`
+}
 """Whether two row blocks of a kind go together. The last number of a codebook or grid is its axis plus one."""
 
 

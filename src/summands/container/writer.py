@@ -149,6 +149,10 @@ class Writer:
         with _file_errors(self.path):
             self.builder.add(name, form)
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Declares more tensors that several of the forms to come will hold."""
+        self.builder.share(tensors)
+
     @property
     def written(self) -> Written:
         """What the finished file holds."""
@@ -187,10 +191,14 @@ class Builder:
         weight = self._enter(name, form)
         self._watch(name, form)
         blocks = self._blocks(form)
+        if len(blocks) == 1:
+            self._append(weight, 0, form)
+            return
+        # Each block is a section, and shares it with no small weight before or after it.
+        self._close_section()
         for block in blocks:
             self._append(weight, 0, block)
-            if len(blocks) > 1:
-                self._close_section()
+            self._close_section()
 
     def add_all(self, forms: Mapping[str, Form], layers: int) -> None:
         """Appends every weight, in one layer or several."""
@@ -207,7 +215,7 @@ class Builder:
             self._enter(name, form)
         scheduled = schedule(cut, layers, self._shared_ids(), sequences)
         # The pieces of a grid hold the same step.
-        self._share(shared_tensors([piece.form for layer in scheduled for _, piece in layer]))
+        self.share(shared_tensors([piece.form for layer in scheduled for _, piece in layer]))
         places = {id(tensor): len(cut) + i for i, tensor in enumerate(self._shared)}
         numbers = [*range(len(cut)), *(places[id(runs.first)] for runs in sequences)]
         self._pieces = {(places[id(runs.first)], 0): [runs.pieces[0].form] for runs in sequences}
@@ -299,10 +307,11 @@ class Builder:
         common = [tensor for tensor in blocks[0].tensors().values() if id(tensor) in own]
         if len(blocks) == 1 or (own - {id(tensor) for tensor in common}) & self._shared_ids():
             return [form]
-        self._share(common)
+        self.share(common)
         return blocks
 
-    def _share(self, tensors: Iterable[Tensor]) -> None:
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Tensors that are stored once, from here on."""
         known = self._shared_ids()
         self._shared.extend(tensor for tensor in tensors if id(tensor) not in known)
 

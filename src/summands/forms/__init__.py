@@ -11,6 +11,7 @@ from .sparse import Sparse
 from .successive import Successive
 from .sum import Sum
 from .transform import Transform
+from .trellis import Trellis
 from .tucker import Tucker
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Successive",
     "Sum",
     "Transform",
+    "Trellis",
     "Tucker",
     "paper_bits",
     "relative_error",
