@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -117,6 +118,28 @@ def test_inspect_reads_the_header_alone(sums: Path, run) -> None:
     sums.write_bytes(data)
     assert run("inspect", sums)[0] == 0
     assert run("verify", sums)[0] == 2
+
+
+def test_inspect_shows_bits_beside_their_limits(tmp_path: Path, run) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {"gauss": torch.randn(100, 200, generator=generator), "small": torch.randn(10, generator=generator)}
+    weights["exact"] = torch.randn(300, generator=generator)
+    save_file(weights, tmp_path / "net.safetensors")
+    (tmp_path / "plan.json").write_text(
+        '{"weights": {"gauss": "Grid(bits_per_weight=2)", "small": "Quantize(2)"}, "ignore": ["exact"]}'
+    )
+    run("compress", tmp_path / "net.safetensors", "--plan", tmp_path / "plan.json", "-o", tmp_path / "net.sums")
+    arguments = ("inspect", tmp_path / "net.sums", "--against", tmp_path / "net.safetensors")
+    code, out, _ = run(*arguments, "--json")
+    (row,) = json.loads(out)["limits"]  # of the tensor that is large enough and not exact
+    assert code == 0 and row["name"] == "gauss" and 1.9 < row["bits_per_weight"] < 2.02
+    # A Gaussian needs log2(1 / D) / 2 bits; a scalar quantiser about a quarter of a bit more, a Laplace source less.
+    gaussian = -0.5 * math.log2(row["relative_error"])
+    assert row["rate_distortion"] == pytest.approx(gaussian, abs=0.03)
+    assert row["shannon"] == pytest.approx(gaussian, abs=0.03) and row["laplace"] < gaussian
+    assert 0.1 < row["bits_per_weight"] - row["rate_distortion"] < 0.3
+    code, out, _ = run(*arguments)
+    assert "limit R(D)" in out and f"{row['rate_distortion']:.3f}" in out and "exact" not in out
 
 
 def test_verify_against_a_checkpoint(folder: Path, sums: Path, run) -> None:

@@ -36,13 +36,17 @@ ALLOWED: dict[str, set[str]] = {
     "lc": _RUNNING,
     "zoo": {"errors"},
     "api": _RUNNING | {"lc"},
+    "shards": {"errors"},
+    "streaming": _RUNNING | {"lc", "api", "shards"},
+    "cli_files": _RUNNING | {"shards"},
     "taskfile": _RUNNING | {"lc"},
     "journal": {"errors", "records"},
     "runner": _RUNNING | {"lc", "api", "taskfile", "journal"},
     "cli_search": _RUNNING | {"lc", "taskfile", "journal", "runner"},
     "demo": _RUNNING | {"lc", "api", "zoo"},
     "__main__": {"cli"},
-    "cli": _RUNNING | {"lc", "api", "rates", "taskfile", "demo", "zoo", "cli_search"},
+    "cli": _RUNNING
+    | {"lc", "api", "cli_files", "cli_search", "rates", "shards", "streaming", "taskfile", "demo", "zoo"},
 }
 
 

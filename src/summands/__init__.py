@@ -10,8 +10,9 @@ from .plan import Plan
 from .records import Verdict
 from .result import Result
 from .selection import Budget
+from .streaming import compress_file
 
 __version__ = "0.1.0.dev0"
 
 __all__ = ["SGD", "Budget", "Plan", "Pruning", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress"]
-__all__ += ["fold_batch_norms", "load", "load_prefix", "prune", *_compressions]
+__all__ += ["compress_file", "fold_batch_norms", "load", "load_prefix", "prune", *_compressions]

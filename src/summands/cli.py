@@ -7,7 +7,6 @@ A mistake of the user's is one line and exit code 2, and no output is left half-
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -17,25 +16,26 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__, container
+from . import __version__
 from .api import compress as compress_model
 from .api import load
 from .api import prune as prune_model
+from .cli_files import Json, MaxBytes, SumsFile, inspect, verify
 from .cli_search import plot, search
-from .errors import ArgumentError, FileError, MismatchError, SummandsError, must
-from .forms import relative_error
+from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
 from .plan import Plan, default_plan
 from .rates import laplace_fits, rate_table
-from .records import DeclaredRecord
 from .report.plots import plot_rates
 from .report.progress import StepProgress
-from .report.tables import declared_table, fit_table, rates_table, size_line
+from .report.tables import fit_table, rates_table, size_line
 from .result import Result
+from .shards import Shards
+from .streaming import Streamed, compress_file, plan_of
 from .taskfile import TaskFile, load_task
 
 app = typer.Typer(
@@ -46,12 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write. Replaced whole, or not at all.")]
-MaxBytes = Annotated[
-    int | None, typer.Option(help="Refuse a file that declares more decoded bytes than this, before decoding.")
-]
-SumsFile = Annotated[Path, typer.Argument(help="A .sums file.", metavar="FILE.sums")]
 
 
 def main() -> None:
@@ -72,7 +67,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def compress(
-    source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint (direct), or a task file .py (see below).")],
+    source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, its index or folder; or a task file .py.")],
     output: Output = Path("model.sums"),
     plan: Annotated[Path | None, typer.Option(help="YAML or JSON plan; without one, a cautious default.")] = None,
     budget: Annotated[
@@ -99,7 +94,8 @@ def compress(
 ) -> None:
     """Compress a network.
 
-    A checkpoint is compressed **directly**: `summands compress model.safetensors --plan plan.yaml -o model.sums`
+    A checkpoint is compressed **directly**: `summands compress model.safetensors --plan plan.yaml -o model.sums`,
+    weight by weight; with a budget all of it is in memory.
 
     A task file is compressed by **Learning-Compression**. It defines `model()`, `train(model, penalty, step)` (your own
     loop, with `penalty()` added to the loss) and `evaluate(model)` (the error on validation data); and, if it likes,
@@ -114,8 +110,13 @@ def compress(
     training = [f"--{name}" for name in given] + ["--resume"] * resume + ["--checkpoint"] * (checkpoint is not None)
     if training and (task is None or task.train is None):
         raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
-    tensors = task.network() if task else read_safetensors(source)
-    chosen = Plan.from_file(plan) if plan else task.plan if task and task.plan else default_plan(tensors)
+    shards = Shards(source) if task is None else None
+    tensors: torch.nn.Module | Mapping[str, Tensor] = task.network() if task else {}
+    if shards is not None:
+        tensors = shards.declared  # shapes and dtypes; the values are read later
+    own_plan = task.plan if task else None
+    default = plan_of(shards) if shards and not plan else None
+    chosen = Plan.from_file(plan) if plan else own_plan or default or default_plan(tensors)
     matched = chosen.match(tensors)
     if not plan and not (task and task.plan):
         typer.echo("No plan was given; this is the default for this network:", err=True)
@@ -124,6 +125,10 @@ def compress(
         typer.echo(json.dumps(chosen.to_dict(), indent=2) if as_json else str(matched))
         return
     check_writable(output)
+    if shards and budget is None:
+        _say(compress_file(source, output, chosen, metadata=metadata), output, metadata, as_json)
+        return
+    tensors = shards.tensors() if shards else tensors  # a budget looks at all of them again and again
     own_checkpoint = Path(f"{output}.checkpoint")
     if task is None or task.train is None:
         known: dict[str, Any] = {"evaluate": task.evaluate, "inputs": task.inputs} if task else {}
@@ -131,9 +136,14 @@ def compress(
     else:
         schedule = replace(task.schedule or Schedule(), **given)
         result = _learn(task, chosen, budget, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
-    size = result.save(output, metadata=metadata)
+    result.save(output, metadata=metadata)
     for path in [own_checkpoint, *own_checkpoint.parent.glob(f"{own_checkpoint.name}.[0-9]*")]:
         path.unlink(missing_ok=True)  # the file is written: only a checkpoint asked for is kept
+    _say(result, output, metadata, as_json)
+
+
+def _say(result: Result | Streamed, output: Path, metadata: bool, as_json: bool) -> None:
+    size = output.stat().st_size
     if as_json:
         typer.echo(json.dumps({"output": str(output), "file_bytes": size, **summary(result)}, indent=2))
     else:
@@ -237,36 +247,6 @@ def _shares(text: str | None) -> tuple[float, ...] | None:
 
 
 @app.command()
-def inspect(file: SumsFile, as_json: Json = False) -> None:
-    """Show what a file holds, from its header alone: nothing is decoded."""
-    header = container.read_header(file)
-    rows = [_declared(name, header) for name in header.names]
-    totals = {
-        "file_bytes": header.file_bytes,
-        "header_bytes": header.size_bytes,
-        "metadata_bytes": header.metadata_bytes,
-        "decoded_bytes": header.memory_bytes(),
-        "dense_bytes": sum(row.dense_bytes for row in rows),
-        "sections": sum(1 for _ in header.sections),
-        "layers": len(header.layers),
-        "version": header.version,
-    }
-    if as_json:
-        typer.echo(json.dumps({**totals, "weights": [asdict(row) for row in rows]}, indent=2))
-    else:
-        typer.echo(declared_table(rows))
-        typer.echo("\n" + "  ".join(f"{name}={value:,}" for name, value in totals.items()))
-
-
-def _declared(name: str, header: container.Header) -> DeclaredRecord:
-    first = header.layouts[name][0]  # row blocks and refinement layers of one weight are of one kind
-    shape = tuple(header.shape(name))
-    kind = " + ".join(term.kind for term in first.terms) or first.kind
-    dtype = str(first.dtype).removeprefix("torch.")
-    return DeclaredRecord(name, shape, dtype, kind, math.prod(shape) * first.dtype.itemsize)
-
-
-@app.command()
 def evaluate(
     file: SumsFile,
     task: Annotated[Path, typer.Argument(help="A task file .py with model() and evaluate(model).")],
@@ -304,35 +284,6 @@ def decompress(
 
 
 @app.command()
-def verify(
-    file: SumsFile,
-    against: Annotated[Path | None, typer.Option(help="A dense .safetensors to compare with.")] = None,
-    max_bytes: MaxBytes = None,
-    as_json: Json = False,
-) -> None:
-    """Decode everything and check every checksum; with --against, compare with a dense checkpoint."""
-    forms = container.read(file, max_bytes=max_bytes).forms
-    answer: dict[str, Any] = {"file": str(file), "tensors": len(forms), "ok": True}
-    if against is not None:
-        dense = read_safetensors(against)
-        if dense.keys() != forms.keys():
-            differ = sorted(dense.keys() ^ forms.keys())
-            raise MismatchError(must(f"the tensors of {against}", "those of the file", f"a difference in {differ[:5]}"))
-        for name, form in forms.items():
-            if form.shape != dense[name].shape:
-                got = tuple(form.shape)
-                raise MismatchError(must(f"the shape of {name!r} in {file}", f"{tuple(dense[name].shape)}", got))
-        answer["relative_errors"] = {name: relative_error(dense[name], form) for name, form in forms.items()}
-        answer["exact"] = sum(error == 0 for error in answer["relative_errors"].values())
-    if as_json:
-        typer.echo(json.dumps(answer, indent=2))
-        return
-    for name, error in answer.get("relative_errors", {}).items():
-        typer.echo(f"{name}  {'exact' if error == 0 else f'relative error {error:.6g}'}")
-    typer.echo(f"{file}: {len(forms)} tensors, every checksum and every declaration holds")
-
-
-@app.command()
 def rates(
     network: Annotated[Path, typer.Argument(help="A dense .safetensors.", metavar="NETWORK.safetensors")],
     distortion: Annotated[list[float], typer.Option(help="L1 error relative to the L1 norm; repeatable.")] = [0.9, 0.5],  # noqa: B006
@@ -366,19 +317,15 @@ def demo(
     typer.echo(json.dumps(outcome.to_dict(), indent=2) if as_json else str(outcome))
 
 
+app.command()(inspect)
+app.command()(verify)
 app.command()(search)
 app.command()(plot)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a .safetensors file; FileError if it is none."""
-    if not path.is_file():
-        raise FileError(f"there is no file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"{path} is not a safetensors file: {error}") from error
+    """Every tensor of a checkpoint; FileError if it is none."""
+    return Shards(path).tensors()
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -403,7 +350,7 @@ def check_writable(output: Path) -> None:
         raise FileError(f"cannot write {output}: no permission in {folder}")
 
 
-def summary(result: Result) -> dict[str, Any]:
+def summary(result: Result | Streamed) -> dict[str, Any]:
     """The result as plain values."""
     return {
         "size_bytes": result.size_bytes,

@@ -221,6 +221,10 @@ class Matched:
         )
 
 
+LEAST_MATRIX = 4096
+"""From so many entries on a matrix or kernel is worth a codebook in `default_plan`."""
+
+
 def default_plan(tensors: Tensors, *, free: bool = False) -> Plan:
     """The plan of those who have none: needs no data and is safe for the accuracy.
 
@@ -240,7 +244,7 @@ def default_plan(tensors: Tensors, *, free: bool = False) -> Plan:
     for entry in Domain(tensors).entries:
         if entry.kept is not None:
             continue
-        if entry.tensor.ndim >= 2 and entry.tensor.numel() >= 4096:
+        if entry.tensor.ndim >= 2 and entry.tensor.numel() >= LEAST_MATRIX:
             weights[entry.name] = 'Quantize("auto")' if free else "Quantize(64)"
         elif _is_half_enough(entry.tensor):
             weights[entry.name] = 'Keep(dtype="float16")'

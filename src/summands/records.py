@@ -206,3 +206,26 @@ class SearchRecord:
         """The record that `asdict` made plain, perhaps through JSON."""
         limits = {name: tuple((float(d), float(r)) for d, r in points) for name, points in row["limits"].items()}
         return cls(row["name"], row["task"], row["reference_bytes"], row["reference_error"], limits)
+
+
+@dataclass(frozen=True)
+class LimitRecord:
+    """One tensor of a file beside the limits at the error that it has. Bits an entry.
+
+    Attributes:
+        kind: of its form.
+        bits_per_weight: measured.
+        relative_error: ||w - Delta||^2 / ||w||^2.
+        rate_distortion: of the empirical histogram, by Blahut and Arimoto.
+        shannon: Shannon's lower bound of that histogram.
+        laplace: the same of a Laplace source of this variance.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    bits_per_weight: float
+    relative_error: float
+    rate_distortion: float
+    shannon: float
+    laplace: float

@@ -11,6 +11,7 @@ from rich.table import Table
 from ..records import (
     DeclaredRecord,
     FitRecord,
+    LimitRecord,
     RateRecord,
     RunRecord,
     SearchRecord,
@@ -45,6 +46,18 @@ def declared_table(rows: Sequence[DeclaredRecord]) -> str:
     table.add_column("dense bytes", justify="right")
     for row in rows:
         table.add_row(row.name, _shape(row.shape), row.dtype, row.kind, f"{row.dense_bytes:,}")
+    return render(table)
+
+
+def limits_table(rows: Sequence[LimitRecord]) -> str:
+    """A row a tensor: measured bits a weight beside the least that independent entries need at this error."""
+    table = Table("weight", "shape", "form", box=None, pad_edge=False)
+    for heading in ("rel. change", "bits/weight", "limit R(D)", "Shannon", "Laplace"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        rates = (row.bits_per_weight, row.rate_distortion, row.shannon, row.laplace)
+        change = f"{row.relative_error:.5f}"
+        table.add_row(row.name, _shape(row.shape), row.kind, change, *(f"{rate:.3f}" for rate in rates))
     return render(table)
 
 

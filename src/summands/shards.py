@@ -1,0 +1,111 @@
+"""A checkpoint on disk, tensor by tensor: one .safetensors file, or shards with their index, or a folder of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import FileError, must
+
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    **{"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "C64": torch.complex64},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+}
+INDEX = ".safetensors.index.json"
+
+
+class Shards:
+    """The tensors of a checkpoint, none of which is read before `tensor` asks for it.
+
+    Args:
+        source: a .safetensors file; an index (model.safetensors.index.json) of shards beside it; or a folder with an
+            index, or else with .safetensors files.
+
+    Raises:
+        FileError: it is none of these, a shard is missing or damaged, or two shards have a tensor of one name.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.source = Path(source)
+        self.declared: dict[str, Tensor] = {}
+        """Every tensor by name on the meta device: shape and dtype without values."""
+        self._shards: dict[str, Path] = {}
+        for shard in _shards(self.source):
+            with _opened(shard) as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    if name in self._shards:
+                        raise FileError(f"{shard} and {self._shards[name]} both have a tensor {name!r}")
+                    self.declared[name] = _declared(file, name, shard)
+                    self._shards[name] = shard
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in self.declared.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor. Its shard is opened for it alone, so that no page of another one stays in memory."""
+        with _opened(self._shards[name]) as file:
+            return file.get_tensor(name)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them."""
+        return {name: self.tensor(name) for name in self.declared}
+
+
+class _opened:
+    """safe_open whose faults are FileErrors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self):
+        if not self.path.is_file():
+            raise FileError(f"there is no file {self.path}")
+        try:
+            self._file = safe_open(self.path, "pt")
+            return self._file.__enter__()
+        except (SafetensorError, OSError) as error:
+            raise FileError(f"{self.path} is not a safetensors file: {error}") from error
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._file.__exit__(kind, error, trace)
+        if isinstance(error, (SafetensorError, OSError)):
+            raise FileError(f"{self.path} is not a safetensors file: {error}") from error
+
+
+def _declared(file: safe_open, name: str, shard: Path) -> Tensor:
+    declared = file.get_slice(name)
+    dtype = _DTYPES.get(declared.get_dtype())
+    if dtype is None:
+        raise FileError(must(f"the dtype of {name!r} in {shard}", f"one of {', '.join(_DTYPES)}", declared.get_dtype()))
+    return torch.empty(declared.get_shape(), dtype=dtype, device="meta")
+
+
+def _shards(source: Path) -> list[Path]:
+    """The files that hold the tensors, in order."""
+    if source.is_dir():
+        indices, files = sorted(source.glob(f"*{INDEX}")), sorted(source.glob("*.safetensors"))
+        if len(indices) > 1 or not (indices or files):
+            got = f"{len(indices)} indices and {len(files)} files"
+            raise FileError(must(f"the folder {source}", "one with a safetensors index or files", got))
+        return _indexed(indices[0]) if indices else files
+    return _indexed(source) if source.name.endswith(INDEX) else [source]
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The shards that an index names, all in its own folder."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FileError(f"{index} is not the index of a safetensors checkpoint: {error!r}") from error
+    names = sorted({str(name) for name in found})
+    if strange := [name for name in names if Path(name).name != name]:
+        raise FileError(must(f"a shard in {index}", "a file in its own folder", strange[0]))
+    return [index.parent / name for name in names]
