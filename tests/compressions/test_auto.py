@@ -170,7 +170,7 @@ def test_a_network_under_a_budget_and_through_training(tmp_path) -> None:
         budget=1200,
         train=sm.SGD(data, lr=0.05),
         evaluate=lambda m: float(torch.nn.functional.cross_entropy(m(data[0]), data[1])),
-        schedule=sm.Schedule(steps=4, mu0=1e-2, growth=2.0, finetune=1),
+        schedule=sm.Schedule(steps=3, mu0=1e-2, growth=2.0, finetune=1),
         checkpoint=tmp_path / "c",
     )
     assert 0.97 * 1200 <= result.size_bytes <= 1200

@@ -84,7 +84,7 @@ def allocated(tasks, weights, limit: int, **options):
     return allocate(tasks, weights, lambda p: c_step(tasks, weights, price=p), Limit(limit, "bits", measure), **options)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.floats(0.02, 1.1))
 def test_the_allocation_is_the_best_of_all_choices_on_the_hull(seed: int, share: float) -> None:
     tasks, weights, choices = problem(seed)
@@ -107,7 +107,7 @@ def test_the_allocation_is_the_best_of_all_choices_on_the_hull(seed: int, share:
     assert reached <= sum(squared_error(w, at_price[n]) for n, w in weights.items()) * (1 + 1e-9)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.floats(0.1, 0.9), st.floats(0.1, 0.9))
 def test_a_larger_budget_never_has_a_higher_price_nor_error(seed: int, first: float, second: float) -> None:
     tasks, weights, choices = problem(seed)
