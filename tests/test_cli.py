@@ -325,6 +325,29 @@ def test_a_task_file_is_pruned_in_levels(tmp_path: Path, run) -> None:
     assert code == 0 and "50.sums  error=" in out and "ratio=" in out
 
 
+CALIBRATED = """
+import torch, summands as sm
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+calibration = list(torch.randn(64, 12, generator=torch.Generator().manual_seed(1)).split(16))
+plan = sm.Plan({"*.weight": "Quantize(4)"}, ignore=["*.bias"])
+posttraining = sm.PostTraining(schedule=sm.Schedule(steps=5, mu0=0.01, growth=4.0))
+"""
+
+
+def test_a_task_file_with_calibration_and_no_training_is_post_trained(tmp_path: Path, run) -> None:
+    task = tmp_path / "calibrated.py"
+    task.write_text(CALIBRATED)
+    code, out, err = run("compress", task, "-o", tmp_path / "m.sums")
+    assert code == 0 and (tmp_path / "m.sums").is_file()
+    assert "Compressed for the inputs that calibration showed" in out
+    lines = [line for line in err.splitlines() if "output error" in line]
+    assert [line.split()[0] for line in lines] == ["0.weight", "2.weight"]
+    task.write_text(CALIBRATED.replace("torch.randn(64, 12", "torch.randn(64, 13"))
+    assert_refused(run("compress", task, "-o", tmp_path / "n.sums"), "does not run on calibration batch 0")
+
+
 def test_a_bad_task_file_is_refused(tmp_path: Path, run) -> None:
     task = tmp_path / "task.py"
     assert_refused(run("compress", task), "task.py")

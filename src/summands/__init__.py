@@ -5,7 +5,7 @@ from .compressions import *  # noqa: F403 - the package list is the one list of 
 from .compressions import __all__ as _compressions
 from .errors import SummandsError
 from .fold import fold_batch_norms
-from .lc import SGD, Pruning, Schedule, Step
+from .lc import SGD, PostTraining, Pruning, Schedule, Step
 from .plan import Plan
 from .records import Verdict
 from .result import Result
@@ -14,5 +14,5 @@ from .streaming import compress_file
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["SGD", "Budget", "Plan", "Pruning", "Result", "Schedule", "Step", "SummandsError", "Verdict", "compress"]
-__all__ += ["compress_file", "fold_batch_norms", "load", "load_prefix", "prune", *_compressions]
+__all__ = ["SGD", "Budget", "Plan", "PostTraining", "Pruning", "Result", "Schedule", "Step", "SummandsError", "Verdict"]
+__all__ += ["compress", "compress_file", "fold_batch_norms", "load", "load_prefix", "prune", *_compressions]

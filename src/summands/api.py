@@ -19,6 +19,8 @@ from .lc import (
     Checkpoint,
     Evaluate,
     Loop,
+    PostTrainer,
+    PostTraining,
     Pruning,
     Schedule,
     Train,
@@ -44,6 +46,8 @@ def compress(
     plan: Plan,
     *,
     budget: Budget | int | str | None = None,
+    calibration: Iterable[Any] | None = None,
+    posttraining: PostTraining | None = None,
     train: Train | None = None,
     evaluate: Evaluate | None = None,
     inputs: Iterable[Any] = (),
@@ -53,11 +57,11 @@ def compress(
     resume: bool = False,
     state: Callable[[], Any] | None = None,
     load_state: Callable[[Any], None] | None = None,
-    report: Callable[[StepRecord], None] = lambda row: None,
+    report: Callable[[Any], None] = lambda row: None,
     importance: Mapping[str, Tensor | float] | None = None,
     drop_runs: int = 4,
 ) -> Result:
-    """Compresses a trained network: directly, or by Learning-Compression when `train` is given.
+    """Compresses a trained network: directly; for some of its inputs; or by Learning-Compression with your training.
 
     Args:
         model: a module, which is not changed; or the tensors of a checkpoint by name (direct compression only).
@@ -66,6 +70,10 @@ def compress(
             network in factors may, "10 MFLOPs"; or "0.005 drop", the smallest file whose error by `evaluate` is at most
             so much above the network's own. It decides every hyperparameter that the plan leaves "auto", and every
             choice among candidates, all by one price (docs/choosing.md).
+        calibration: batches of the model's input, without labels: tensors, tuples of positional arguments or mappings
+            of keyword arguments, in a list or a DataLoader. Every layer is then compressed for the inputs it meets
+            (docs/posttraining.md), within a budget of bytes if one is given.
+        posttraining: how they are used.
         train: your own training loop `train(model, penalty, step)`: it adds `penalty()` to its loss and trains for
             `step.epochs`, with a learning rate of at most `step.max_lr`. `SGD(data)` is a ready-made one.
         evaluate: the error of a model on validation data, to be small; decides which iterate is kept.
@@ -76,14 +84,15 @@ def compress(
         checkpoint: a file that is rewritten after every step.
         resume: go on from that file if it exists; the bytes are those of an uninterrupted run.
         state, load_state: save and restore what your `train` keeps between steps, if it keeps anything.
-        report: called with a record after every step.
+        report: called with a StepRecord after every step, and a LayerRecord for every layer in post-training.
         importance: for direct compression, how much the squared errors of a weight matter: a number, or one for each
             entry (`sensitivity`). Weights left out count 1.
         drop_runs: with a budget of "... drop" and `train`, the most trained runs.
 
     Raises:
         PlanError: the plan does not fit the model. BudgetError: the budget cannot be met, or nothing is "auto".
-        WeightError: a weight is not finite. TrainingError: `train` or `evaluate` broke its contract.
+        WeightError: a weight is not finite. CalibrationError: `calibration` cannot be used.
+        TrainingError: `train` or `evaluate` broke its contract.
         MismatchError: the checkpoint belongs to another run.
 
     >>> import torch, summands as sm
@@ -97,18 +106,40 @@ def compress(
     wanted = None if budget is None else Budget.of(budget)
     weighting = _importance(importance, matched, reference, train)
     if not isinstance(model, nn.Module):
-        for name, given in (("train", train), ("evaluate", evaluate), ("budget", wanted and wanted.needs_model)):
+        for name, given in (
+            ("train", train),
+            ("evaluate", evaluate),
+            ("calibration", calibration is not None),
+            ("budget", wanted and wanted.needs_model),
+        ):
             if given:
                 raise ArgumentError(must("model", f"a module for this `{name}`", "tensors"))
         limit = _limit(wanted, matched, reference)
         return _direct(reference, matched, limit, weighting, _recipe(plan, limit, None, 0))
     _check(model, train, inputs, schedule, checkpoint)
+    _check_calibration(calibration, posttraining, train, importance, wanted)
     if wanted is not None and wanted.flops is not None:
         runs = recorded_runs(copy.deepcopy(model), inputs)
         matched = replace(matched, tasks=tuple(priced_by_flops(matched.tasks, runs)))
         limit = _limited(flops_limit(wanted.flops, runs), matched, reference)
     else:
         limit = _limit(wanted, matched, reference)
+    if calibration is not None:
+        options = posttraining or PostTraining()
+        trainer = PostTrainer(
+            model=copy.deepcopy(model),
+            tasks=matched.tasks,
+            calibration=calibration,
+            options=options,
+            limit=limit,
+            seed=seed,
+            evaluate=evaluate,
+            report=report,
+        )
+        network, history, layers, verdict = trainer.run()
+        recipe = {**_recipe(plan, limit, None, seed), "posttraining": options.to_dict(), "seed": seed}
+        result = _result(network, matched, reference, history, verdict, limit, recipe)
+        return replace(result, layers=tuple(layers))
     schedule = schedule or Schedule()
     recipe = _recipe(plan, limit, schedule if train else None, seed, None if wanted is None else wanted.max_drop)
 
@@ -363,6 +394,24 @@ def _versions() -> dict[str, str]:
     from . import __version__
 
     return {"summands": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _check_calibration(
+    calibration: Iterable[Any] | None,
+    posttraining: PostTraining | None,
+    train: Train | None,
+    importance: Mapping[str, Any] | None,
+    budget: Budget | None,
+) -> None:
+    if calibration is None:
+        if posttraining is not None:
+            raise ArgumentError(must("calibration", "given when `posttraining` is", None, "pass batches of inputs"))
+        return
+    for name, given in (("train", train), ("importance", importance)):
+        if given is not None:
+            raise ArgumentError(must(name, "left out when `calibration` is given", "both"))
+    if budget is not None and (budget.flops is not None or budget.max_drop is not None):
+        raise BudgetError(must("the budget of post-training", "one of the file's bytes", str(budget)))
 
 
 def _check(

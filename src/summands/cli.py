@@ -101,6 +101,9 @@ def compress(
     loop, with `penalty()` added to the loss) and `evaluate(model)` (the error on validation data); and, if it likes,
     `inputs`, `plan`, `schedule`, `state()` and `load_state(value)`. See examples/task.py.
 
+    A task file with `calibration` (batches of inputs) and without `train` is compressed by **post-training**: every
+    layer for the inputs it meets. See docs/posttraining.md.
+
     A plan: `weights: {"conv*": "Quantize(2) + Prune(keep=0.01)", "fc*": "LowRank(10)"}`  `ignore: ["*.bias"]`
     """
     is_task = source.suffix == ".py"
@@ -130,7 +133,9 @@ def compress(
         return
     tensors = shards.tensors() if shards else tensors  # a budget looks at all of them again and again
     own_checkpoint = Path(f"{output}.checkpoint")
-    if task is None or task.train is None:
+    if task is not None and task.train is None and task.calibration is not None:
+        result = _calibrate(task, chosen, budget, seed, quiet)
+    elif task is None or task.train is None:
         known: dict[str, Any] = {"evaluate": task.evaluate, "inputs": task.inputs} if task else {}
         result = compress_model(tensors, chosen, budget=budget, **known)
     else:
@@ -176,6 +181,22 @@ def _learn(
             resume=resume,
             state=task.state,
             load_state=task.load_state,
+            report=progress,
+        )
+
+
+def _calibrate(task: TaskFile, plan: Plan, budget: str | None, seed: int, quiet: bool) -> Result:
+    network = task.network()
+    layers = sum(len(rule.weights) for rule in plan.match(network).tasks)
+    with StepProgress(layers, quiet) as progress:
+        return compress_model(
+            network,
+            plan,
+            budget=budget,
+            calibration=task.calibration,
+            posttraining=task.posttraining,
+            evaluate=task.evaluate,
+            seed=seed,
             report=progress,
         )
 

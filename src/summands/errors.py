@@ -4,7 +4,8 @@ SummandsError
 ├── ArgumentError        an argument of a public object is outside its allowed set (also a ValueError)
 │   ├── PlanError        a plan does not fit its model, or its text cannot be parsed
 │   ├── WeightError      a weight cannot be compressed: NaN, infinity, a dtype without a meaning here
-│   └── BudgetError      a budget that nothing can meet, or that leaves nothing to choose
+│   ├── BudgetError      a budget that nothing can meet, or that leaves nothing to choose
+│   └── CalibrationError calibration inputs that cannot be used: none, not finite, or not the model's input
 ├── FileError            a file cannot be read or written
 │   ├── CorruptFileError     its bytes are not what its checksums or declarations promise
 │   ├── UnsupportedFileError it needs a version or feature that this reader does not have
@@ -41,6 +42,10 @@ class WeightError(ArgumentError):
 
 class BudgetError(ArgumentError):
     """A budget cannot be met, or leaves nothing to choose."""
+
+
+class CalibrationError(ArgumentError):
+    """Calibration inputs cannot be used."""
 
 
 class FileError(SummandsError):

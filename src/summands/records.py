@@ -18,6 +18,14 @@ class Verdict(Enum):
         "All steps were used and the weights still differ from their forms; the file holds the best iterate. "
         "More steps, or a larger mu at the end, may lower the error."
     )
+    CALIBRATED = (
+        "Compressed for the inputs that calibration showed to each layer; `result.layers` has their output errors. "
+        "Training with `train=` wins back more."
+    )
+    UNREACHED = (
+        "Compressed for calibration inputs, but some weights met none and were projected plainly: see `note` in "
+        "`result.layers`. Give inputs that use them, or leave them under `ignore`."
+    )
     FINETUNED = "The continuous parts were fine-tuned after direct compression."
     BUDGET_NOT_FILLED = (
         "The file is more than 1 % below the budget: no choice that the plan leaves open comes nearer. "
@@ -34,10 +42,11 @@ class StepRecord:
     """One row of the history.
 
     Attributes:
-        phase: "reference", "direct", "lc" or "finetune".
+        phase: "reference", "direct", "lc" or "finetune"; "calibrated" and "tuned" in post-training.
         index: number of the step within its phase.
         mu: penalty weight, 0 outside "lc".
-        loss: what the learner returned.
+        loss: what the learner returned; in post-training the output's distance from the original's, as the layers'
+            quadratics have it ("calibrated") or as measured on the calibration inputs ("tuned").
         gap: ||w - Delta|| / ||w|| over all weights of all tasks.
         error: what `evaluate` returned for the compressed network.
         size_bytes: length of the file that holds the compressed network, without metadata.
@@ -58,6 +67,28 @@ class StepRecord:
     def row(self) -> dict[str, Any]:
         """The record as a plain dictionary."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One weight after post-training.
+
+    Attributes:
+        relative_error: of its outputs on the calibration inputs, tr(E H E') / tr(W H W'); None where it met none.
+        distance: what its error adds to the output's distance, by the layer's quadratic.
+        bits_per_weight: estimated.
+        inputs: how many it met: rows, places of a convolution, or tokens.
+        moments_bytes: that their second moments take.
+        note: what had to be done otherwise than asked; "" for nothing.
+    """
+
+    name: str
+    relative_error: float | None
+    distance: float
+    bits_per_weight: float
+    inputs: int
+    moments_bytes: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from . import container
 from .forms import Dense, Form, paper_bits
 from .modules import with_modules
 from .network import load_into
-from .records import StepRecord, Verdict, WeightRecord
+from .records import LayerRecord, StepRecord, Verdict, WeightRecord
 from .report.tables import result_table
 from .runs import Run, recorded_runs
 
@@ -32,6 +32,7 @@ class Result:
         reference_bytes: bytes of the tensors that came in, in their own dtypes.
         relative_errors: ||w - Delta||^2 / ||w||^2 for every compressed weight.
         metadata: plan, schedule, seed and versions; written on request.
+        layers: after post-training, a record of every compressed weight, with a note where something was in the way.
     """
 
     forms: Mapping[str, Form]
@@ -41,6 +42,7 @@ class Result:
     reference_bytes: int
     relative_errors: Mapping[str, float]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[LayerRecord, ...] = ()
 
     def save(self, path: str | Path, *, metadata: bool = False, layers: int = 1) -> int:
         """Writes the file, whole or not at all; returns its length in bytes.
@@ -138,4 +140,5 @@ class Result:
         ]
 
     def __str__(self) -> str:
-        return result_table(self.rows(), self.size_bytes, self.reference_bytes, self.verdict)
+        notes = [f"{layer.name}: {layer.note}" for layer in self.layers if layer.note]
+        return "\n".join([result_table(self.rows(), self.size_bytes, self.reference_bytes, self.verdict), *notes])

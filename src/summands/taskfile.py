@@ -3,6 +3,8 @@
 def model(): ...                      the trained network (required)
 def train(model, penalty, step): ...  one L step: train for step.epochs, add penalty() to the loss
 def evaluate(model): ...              its error on validation data, to be small
+calibration = [...]                   batches of the model's input without labels, for compression without training
+posttraining = sm.PostTraining(...)   how they are used
 inputs = [...]                        batches of the model's input, for BatchNorm statistics
 plan = sm.Plan({...})                 unless --plan is given
 schedule = sm.Schedule(...)           unless options are given
@@ -23,7 +25,7 @@ from typing import Any
 from torch import nn
 
 from .errors import ArgumentError, FileError, MismatchError, must
-from .lc import Pruning, Schedule
+from .lc import PostTraining, Pruning, Schedule
 from .plan import Plan
 
 
@@ -34,6 +36,8 @@ class TaskFile:
     model: Callable[[], nn.Module]
     train: Callable[..., float | None] | None = None
     evaluate: Callable[[nn.Module], float] | None = None
+    calibration: Iterable[Any] | None = None
+    posttraining: PostTraining | None = None
     inputs: Iterable[Any] = ()
     plan: Plan | None = None
     schedule: Schedule | None = None
@@ -73,9 +77,11 @@ def load_task(path: Path) -> TaskFile:
     for name in ("model", "train", "evaluate", "plan_at", "state", "load_state"):
         if name in found and not callable(found[name]):
             raise ArgumentError(must(f"{name} in {path.name}", "a function", found[name]))
-    if callable(found.get("inputs")):
-        found["inputs"] = found["inputs"]()
-    for name, kind in (("plan", Plan), ("schedule", Schedule), ("pruning", Pruning)):
+    for name in ("inputs", "calibration"):
+        if callable(found.get(name)):
+            found[name] = found[name]()
+    kinds = (("plan", Plan), ("schedule", Schedule), ("pruning", Pruning), ("posttraining", PostTraining))
+    for name, kind in kinds:
         if name in found and not isinstance(found[name], kind):
             raise MismatchError(must(f"{name} in {path.name}", f"a summands.{kind.__name__}", found[name]))
     return TaskFile(**found)

@@ -7,6 +7,7 @@ from .learner import Learner, Step
 from .loop import Loop
 from .moments import Moments
 from .passes import has_batch_norm, recompute_batch_norm
+from .posttraining import PostTrainer, PostTraining
 from .pruning import Pruning, run_levels
 from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit, fit_layer, fit_task
 from .schedule import Schedule
@@ -22,6 +23,8 @@ __all__ = [
     "Loop",
     "Moments",
     "Penalty",
+    "PostTrainer",
+    "PostTraining",
     "Pruning",
     "QuadraticLearner",
     "Schedule",

@@ -58,8 +58,11 @@ class Moments:
             raise ArgumentError(must("cross", "finite", "NaN or infinite entries"))
 
     def metric(self, damping: float = 0.01) -> Metric:
-        """H, damped (see `Metric.of`)."""
-        return Metric.of(self.gram, damping)
+        """H, damped (see `Metric.of`), and decomposed once however often it is asked for."""
+        kept: dict[float, Metric] = self.__dict__.setdefault("_metrics", {})
+        if damping not in kept:
+            kept[damping] = Metric.of(self.gram, damping)
+        return kept[damping]
 
     def target(self, weight: Tensor, metric: Metric) -> Tensor:
         """The weight that reproduces the original outputs best: W0 E[x xh'] H^-1, in `metric.rows`.

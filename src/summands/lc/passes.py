@@ -107,12 +107,12 @@ def back_on_constraints(tasks: Iterable[Task], forms: Mapping[str, Form]) -> dic
 
 def has_batch_norm(model: nn.Module) -> bool:
     """True when the model keeps running statistics that depend on its weights."""
-    return bool(_layers(model))
+    return bool(batch_norm_layers(model))
 
 
 def recompute_batch_norm(model: nn.Module, inputs: Iterable[Any]) -> None:
     """Replaces every running mean and variance by the plain average over `inputs` (batches of the model's input)."""
-    layers = _layers(model)
+    layers = batch_norm_layers(model)
     if not layers:
         return
     kept = {layer: layer.momentum for layer in layers}
@@ -137,6 +137,14 @@ def recompute_batch_norm(model: nn.Module, inputs: Iterable[Any]) -> None:
         raise ArgumentError(must("inputs", "an iterable of batches that can be run through more than once", "no batch"))
 
 
-def _layers(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+def batch_norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._NormBase]:
+    """Every module that keeps running statistics, in the network's order."""
     kind = nn.modules.batchnorm._NormBase
     return [layer for layer in model.modules() if isinstance(layer, kind) and layer.track_running_stats]
+
+
+def statistics_of(layer: nn.modules.batchnorm._NormBase) -> tuple[Tensor, Tensor]:
+    """The running mean and variance of one of `batch_norm_layers`."""
+    mean, var = layer.running_mean, layer.running_var
+    assert mean is not None and var is not None  # it tracks them
+    return mean, var

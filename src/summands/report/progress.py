@@ -10,12 +10,12 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..records import RunRecord, StepRecord
-from .tables import outcome, step_line
+from ..records import LayerRecord, RunRecord, StepRecord
+from .tables import layer_line, outcome, step_line
 
 
 class StepProgress:
-    """Called with every record of a run of `total` steps; a context manager."""
+    """Called with every record of a run of `total` steps or layers; a context manager."""
 
     def __init__(self, total: int, quiet: bool = False) -> None:
         self._console = Console(file=sys.stderr, quiet=quiet)
@@ -43,12 +43,13 @@ class StepProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, row: StepRecord) -> None:
+    def __call__(self, row: StepRecord | LayerRecord) -> None:
+        line = layer_line(row) if isinstance(row, LayerRecord) else step_line(row)
         if self._bar is None:
-            self._console.print(step_line(row), highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, soft_wrap=True)
         else:
-            advance = 1 if row.phase in ("lc", "finetune") else 0
-            self._bar.update(self._job, advance=advance, description=step_line(row))
+            advance = 1 if isinstance(row, LayerRecord) or row.phase in ("lc", "finetune") else 0
+            self._bar.update(self._job, advance=advance, description=line)
 
 
 class SearchProgress:

@@ -11,6 +11,7 @@ from rich.table import Table
 from ..records import (
     DeclaredRecord,
     FitRecord,
+    LayerRecord,
     LimitRecord,
     RateRecord,
     RunRecord,
@@ -134,6 +135,13 @@ def step_line(row: StepRecord) -> str:
     error = "" if row.error is None else f"  error {row.error:.4f}"
     mu = f"  mu {row.mu:.2e}" if row.mu else ""
     return f"{row.phase:>8} {row.index:3d}{mu}{loss}  gap {row.gap:.4f}{error}  bytes {row.size_bytes:,}"
+
+
+def layer_line(row: LayerRecord) -> str:
+    """One weight of post-training on one line."""
+    error = "" if row.relative_error is None else f"  output error {row.relative_error:.5f}"
+    note = f"  ({row.note})" if row.note else ""
+    return f"{row.name}  {row.bits_per_weight:.2f} bits/weight{error}  distance {row.distance:.2e}{note}"
 
 
 def _shape(shape: Sequence[int]) -> str:

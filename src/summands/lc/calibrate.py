@@ -1,0 +1,268 @@
+"""What calibration inputs tell of each weight: the second moments of its inputs, and how much the output feels it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CalibrationError, must
+from .moments import Moments
+from .observe import Inputs, Observer, Product, See, answer, feed
+from .statistics import StatisticsShift
+
+Distance = Literal["values", "softmax"]
+"""Between two outputs: half the squared difference; or the Kullback-Leibler divergence of their softmax, in nats."""
+
+SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""What is tried."""
+
+_DRAWS = 32
+"""Random directions of the output that sensitivities are averaged over, at least."""
+
+
+@dataclass
+class Tally:
+    """Running sums over all products of one weight, in float32, a block of inputs at a time.
+
+    Attributes:
+        gram, cross: sums of xh xh' and x xh', groups x n x n, or counts of an embedding's V rows; see `Moments`.
+        first: `gram` over the first half of the batches, where halves are told apart.
+        total, original_total: sums of xh and x, groups x n.
+        bias: the parameter that was added to the output.
+        calls: how many products there were.
+    """
+
+    gram: Tensor | None = None
+    first: Tensor | None = None
+    cross: Tensor | None = None
+    total: Tensor | None = None
+    original_total: Tensor | None = None
+    bias: Tensor | None = None
+    count: int = 0
+    calls: int = 0
+
+    def add(self, product: Product, original: Product | None = None, is_first: bool = False) -> None:
+        """Counts one product; with the original network's inputs `x` at the same place, if they differ."""
+        self.calls += 1
+        if product.kind == "embedding":
+            if self.total is None:  # of a weight that also multiplies, the products decide
+                rows = product.inputs.reshape(-1)
+                self.gram = _plus(self.gram, torch.bincount(rows, minlength=product.weight.shape[0]).float())
+                self.count += rows.numel()
+            return
+        if self.total is None:
+            self.gram, self.count = None, 0
+        self.bias = product.bias if product.bias is not None else self.bias
+        before = original.patches() if original is not None else None
+        for patches in product.patches():
+            block = patches.float()
+            squares = block @ block.mT
+            if is_first:
+                self.first = _plus(self.first, squares.clone())
+            self.gram = _plus(self.gram, squares)
+            self.total = _plus(self.total, block.sum(2))
+            self.count += block.shape[2]
+            if before is not None:
+                other = next(before).float()
+                self.cross = _plus(self.cross, other @ block.mT)
+                self.original_total = _plus(self.original_total, other.sum(2))
+
+    def moments(self, scale: float = 1.0, shrinkage: float = 0.0) -> Moments:
+        """The means, times a sensitivity, and with correlations of different inputs less by a share `shrinkage`."""
+        assert self.gram is not None
+        if self.total is None:
+            frequencies = (self.gram.double() + 1) / (self.count + self.gram.numel())
+            return Moments(frequencies * scale, self.count)
+        gram = shrunk(self.gram, shrinkage)
+        cross = None if self.cross is None else gram + (1 - shrinkage) * (self.cross - self.gram)
+        factor = scale / self.count
+        return Moments(gram * factor, self.count, None if cross is None else cross * factor)
+
+    def shrinkage(self, damping: float) -> float:
+        """The share of SHRINKAGES with which either half of the inputs tells the other half best.
+
+        Rounding for moments A makes errors of covariance A^-1. Where B holds, it costs
+        n ln(tr(A^-1 B) / n) + ln det A, twice the nats a row at equal error: the least is at A = B up to a factor.
+        """
+        if self.first is None or self.gram is None or bool((self.first == 0).all()):
+            return 0.0
+        halves = [half.double() for half in (self.first, self.gram - self.first)]
+        costs = [
+            sum(_mismatch(_damped(shrunk(a, share), damping), _damped(b, damping)) for a, b in (halves, halves[::-1]))
+            for share in SHRINKAGES
+        ]
+        return SHRINKAGES[min(range(len(costs)), key=costs.__getitem__)]
+
+    def means(self) -> tuple[Tensor, Tensor] | None:
+        """E[x] and E[xh], groups x n; None for an embedding."""
+        if self.total is None:
+            return None
+        original = self.total if self.original_total is None else self.original_total
+        return original / self.count, self.total / self.count
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.gram, self.cross) if t is not None)
+
+
+def shrunk(gram: Tensor, share: float) -> Tensor:
+    """(1 - share) H + share diag H."""
+    if not share:
+        return gram
+    return (1 - share) * gram + torch.diag_embed(share * gram.diagonal(dim1=1, dim2=2))
+
+
+def _damped(gram: Tensor, damping: float) -> Tensor:
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    added = max(damping, 1e-4) * torch.where(mean > 0, mean, 1.0)
+    return gram + torch.diag_embed(added[:, None].expand(gram.shape[:2]))
+
+
+def _mismatch(a: Tensor, b: Tensor) -> float:
+    factor = torch.linalg.cholesky_ex(a).L
+    excess = torch.cholesky_solve(b, factor).diagonal(dim1=1, dim2=2).mean(1)
+    return float((a.shape[1] * excess.log() + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)).sum())
+
+
+def _plus(total: Tensor | None, more: Tensor) -> Tensor:
+    return more if total is None else total.add_(more)
+
+
+class _Enough(BaseException):
+    """Everything asked for was seen; no error, so that no `except Exception` of the model's stops it."""
+
+
+@dataclass
+class Calibration:
+    """The original network and the batches to run it on.
+
+    Attributes:
+        calls: of every weight that took part, in the order of their first products, the products per run of the
+            network; known once `tally` has run.
+    """
+
+    original: nn.Module
+    batches: Inputs
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def tally(self, names: Sequence[str]) -> dict[str, Tally]:
+        """The tallies of these weights in the original network; of weights that meet no input, none."""
+        weights = self._weights(self.original, names)
+        tallies: dict[str, Tally] = defaultdict(Tally)
+        runs, half = 0, sum(1 for _ in self.batches) // 2
+        with torch.no_grad():
+            for batch in self.batches:
+                is_first = runs < half
+
+                def see(name: str, product: Product, is_first: bool = is_first) -> None:
+                    tallies[name].add(product, is_first=is_first)
+
+                with Observer(weights, see):
+                    feed(self.original, batch)
+                runs += 1
+        if not runs:
+            raise CalibrationError(must("calibration", "as many batches each time it is iterated", "none this time"))
+        self.calls |= {name: -(-tally.calls // runs) for name, tally in tallies.items()}
+        _check_finite(tallies)
+        return dict(tallies)
+
+    def tally_drift(self, names: Sequence[str], current: nn.Module, shift: StatisticsShift) -> dict[str, Tally]:
+        """The tallies of weights whose inputs come from `current`, a compressed prefix, against the original's.
+
+        Both networks run side by side, no further than to the last product asked for.
+        """
+        tallies: dict[str, Tally] = defaultdict(Tally)
+        theirs, ours = self._weights(self.original, names), self._weights(current, names)
+        with torch.no_grad(), shift:
+            for batch in self.batches:
+                seen: dict[str, list[Product]] = defaultdict(list)
+                note = self._until_last(names, lambda name, product, seen=seen: seen[name].append(product))
+                with shift.of_original(), Observer(theirs, note), suppress(_Enough):
+                    feed(self.original, batch)
+                add = self._until_last(names, lambda name, p, seen=seen: tallies[name].add(p, seen[name].pop(0)))
+                with shift.of_current(), Observer(ours, add), suppress(_Enough):
+                    feed(current, batch)
+        _check_finite(tallies)
+        return dict(tallies)
+
+    def shift(self, current: nn.Module) -> None:
+        """Moves the running statistics of `current` by what compression moved its activations."""
+        with torch.no_grad(), StatisticsShift(self.original, current) as shift:
+            for batch in self.batches:
+                with shift.of_original():
+                    feed(self.original, batch)
+                with shift.of_current():
+                    feed(current, batch)
+            shift.settle()
+
+    def sensitivities(self, names: Sequence[str], distance: Distance, seed: int) -> dict[str, Tensor]:
+        """For every weight the mean square gradient of the distance's root, summed over all but its first axis.
+
+        A change e of the weights moves the output by about 1/2 sum F e^2 with F = E[J' M J], M the curvature of the
+        distance: the Fisher information for "softmax". One random direction of the output for each input, v ~ N(0, M),
+        has E[(J'v)^2] = diag F (Hutchinson), whatever the batch sums over.
+        """
+        weights = self._weights(self.original, names)
+        generator = torch.Generator().manual_seed(seed)
+        totals = {name: torch.zeros(w.shape[0], dtype=torch.float64) for name, w in weights.items()}
+        draws = -(-_DRAWS // max(sum(1 for _ in self.batches), 1))
+        count = 0
+        for batch in self.batches:
+            with torch.enable_grad():
+                output = answer(feed(self.original, batch))
+            if not output.requires_grad:
+                allowed = "differentiable in the weights, to measure what it feels of each"
+                raise CalibrationError(must("the model's output", allowed, "a forward without gradients"))
+            for draw in range(draws):
+                direction = _direction(output.detach(), distance, generator)
+                wanted = [w for w in weights.values() if w.requires_grad]
+                gradients = torch.autograd.grad(
+                    output, wanted, direction, retain_graph=draw < draws - 1, allow_unused=True
+                )
+                known = {id(w): g for w, g in zip(wanted, gradients, strict=True) if g is not None}
+                for name, w in weights.items():
+                    if id(w) in known:
+                        totals[name] += known[id(w)].double().square().reshape(w.shape[0], -1).sum(1).cpu()
+            count += draws * (output.shape[0] if output.ndim else 1)
+        return {name: total / count for name, total in totals.items()}
+
+    def _until_last(self, names: Sequence[str], see: Callable[..., None]) -> See:
+        """`see`, and after the last product that a run of the network has, the end of it."""
+        left = sum(self.calls[name] for name in names)
+
+        def see_and_count(name: str, product: Product) -> None:
+            nonlocal left
+            see(name, product)
+            left -= 1
+            if left == 0:
+                raise _Enough
+
+        return see_and_count
+
+    @staticmethod
+    def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+        parameters = dict(model.named_parameters())
+        return {name: parameters[name] for name in names}
+
+
+def _direction(output: Tensor, distance: Distance, generator: torch.Generator) -> Tensor:
+    """v with E[v v'] the curvature of the distance in the output: I, or diag(p) - p p'."""
+    if distance == "values":
+        return torch.randn(output.shape, generator=generator).to(output)
+    shares = output.softmax(-1).reshape(-1, output.shape[-1])
+    drawn = torch.multinomial(shares.float().cpu(), 1, generator=generator)[:, 0].to(output.device)
+    return (shares - nn.functional.one_hot(drawn, shares.shape[1]).to(shares)).reshape(output.shape)
+
+
+def _check_finite(tallies: Mapping[str, Tally]) -> None:
+    for name, tally in tallies.items():
+        if tally.gram is not None and not bool(torch.isfinite(tally.gram).all()):
+            raise CalibrationError(
+                must(f"the input of layer {name!r}", "finite for every calibration batch", "NaN or infinite entries")
+            )
