@@ -156,7 +156,8 @@ def main() -> None:
     for name in parser.parse_args().networks:
         before = read_result("ratedistortion")["figures"] if (RESULTS / "ratedistortion.json").exists() else {}
         found = {**before, name: measured(name)}
-        write_result("ratedistortion", {key: found[key] for key in NETWORKS if key in found}, seed=0)
+        command = f"python -m benchmarks.ratedistortion {' '.join(key for key in NETWORKS if key in found)}"
+        write_result("ratedistortion", {key: found[key] for key in NETWORKS if key in found}, command=command, seed=0)
         PICTURES.mkdir(exist_ok=True)
         plot_rates([RateRecord(**row) for row in found[name]["rates"]], PICTURES / f"rates-{name}.png")
     print(table(read_result("ratedistortion")["figures"]))

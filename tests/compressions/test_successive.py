@@ -51,10 +51,28 @@ def test_every_prefix_decodes_to_what_the_encoder_rebuilt(case):
     assert coded_again(form)[0].same(form)
     assert (form.dense().abs() <= weight.abs()).all()
     count = form.events.numel()
-    for length in {*range(min(count, 6)), count // 2}:
+    check_prefixes(form, {*range(min(count, 6)), count // 2})
+
+
+@pytest.mark.thorough
+@given(small_cases())
+def test_all_prefixes_decode_to_what_the_encoder_rebuilt(case):
+    weight, compression = case
+    form = compression.project(weight)
+    check_prefixes(form, range(form.events.numel()))
+
+
+def check_prefixes(form, lengths):
+    """Coded by itself, and as what follows its first half."""
+    for length in lengths:
         prefix = form.prefix(length)
         again = coded_again(prefix)[0]
         assert again.same(prefix) and torch.equal(again.dense(), prefix.dense())
+        half = form.prefix(length // 2)
+        rest = form.replace_tensors({"events": prefix.events[length // 2 :].clone()})
+        payload = encode_section([rest], earlier=[half]).payload
+        later = decode_section(payload, [layout_of(rest)], earlier=lambda i, forms, half=half: half)[0]
+        assert later.same(rest)
 
 
 @modes

@@ -41,7 +41,7 @@ PRELUDE_BYTES = len(MAGIC) + 3 * 9
 CHECKSUM_BYTES = 4
 CONTINUED = ("Successive", "Events", "Embedded")
 """The kinds whose later pieces are coded as what the pieces before them leave open."""
-CONTINUED_BYTES = 6
+CONTINUED_BYTES = 8
 """Memory for a byte of such pieces, at most, while the next one is decoded: what they say together, who was picked."""
 ENTRY_BYTES = 16
 """Memory that decoding takes for an entry, at most, besides the result: copies in scan order, means, neighbours."""
