@@ -162,8 +162,8 @@ def sums(spectrum: str, bits: int, seed: int) -> dict[str, Any]:
 Rounding = Callable[[float], GridForm]
 
 
-def grids(spectrum: str, error: float, seed: int) -> dict[str, Any]:
-    """Bits a weight at one relative output error, by way of rounding."""
+def grids(spectrum: str, seed: int) -> list[dict[str, Any]]:
+    """Bits a weight at each of GRID_ERRORS, by way of rounding."""
     weight, moments = layer(spectrum, seed)
     truth = moments.metric(DAMPING)
     rows, norm = truth.rows(weight), truth.error(truth.rows(weight))
@@ -186,25 +186,25 @@ def grids(spectrum: str, error: float, seed: int) -> dict[str, Any]:
 
         return at
 
-    def bits_at(rounding: Rounding) -> float:
+    def bits(rounding: Rounding) -> list[float]:
         """Interpolated between measured points, log error against bits."""
         points = []
-        for x in np.geomspace(0.004, 0.6, 22):
+        for x in np.geomspace(0.004, 0.6, 14):
             found = rounding(float(x))
-            points.append((math.log(truth.error(rows - truth.rows(found.dense()))), estimated_bits(found)))
-        points.sort()
-        logs, bits = zip(*points, strict=True)
-        return float(np.interp(math.log(error * norm), logs, bits)) / weight.numel()
+            points.append((math.log(truth.error(rows - truth.rows(found.dense())) / norm), estimated_bits(found)))
+        logs, measured = zip(*sorted(points), strict=True)
+        return [float(np.interp(math.log(error), logs, measured)) / weight.numel() for error in GRID_ERRORS]
 
-    return {
-        "spectrum": spectrum,
-        "relative_error": error,
-        "seed": seed,
-        "nearest": bits_at(nearest),
-        "gptq": bits_at(fed_back),
-        "ours": bits_at(swept(Grid("auto"))),
-        "ours_by_channel": bits_at(swept(ScaledGrid("auto", dtype="float16"))),
+    by_way = {
+        "nearest": bits(nearest),
+        "gptq": bits(fed_back),
+        "ours": bits(swept(Grid("auto"))),
+        "ours_by_channel": bits(swept(ScaledGrid("auto", dtype="float16"))),
     }
+    return [
+        {"spectrum": spectrum, "relative_error": error, "seed": seed, **{way: b[i] for way, b in by_way.items()}}
+        for i, error in enumerate(GRID_ERRORS)
+    ]
 
 
 def means(rows: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -285,8 +285,8 @@ def main() -> None:
     for spectrum in SPECTRA:
         for seed in arguments.seeds:
             figures["sums"] += [sums(spectrum, bits, seed) for bits in (1, 2)]
-            figures["grids"] += [grids(spectrum, error, seed) for error in GRID_ERRORS]
-        write_result("posttraining_synthetic", figures, seeds=arguments.seeds)
+            figures["grids"] += grids(spectrum, seed)
+            write_result("posttraining_synthetic", figures, seeds=arguments.seeds)
     print(table(figures))
     draw(figures)
 
