@@ -24,7 +24,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.record import RESULTS, write_result
+from benchmarks.record import RESULTS, read_result, write_result
 from summands.coding import estimated_bits
 from summands.compressions import Grid, LowRank, Prune, Quantize, ScaledGrid
 from summands.compressions.metric import Metric
@@ -277,16 +277,21 @@ def draw(figures: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Post-training of one synthetic layer.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--fresh", action="store_true", help="measure again what the result file holds already")
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
-    sums("white", 1, 0)  # compile
     figures: dict[str, list[dict[str, Any]]] = {"sums": [], "grids": []}
-    for spectrum in SPECTRA:
-        for seed in arguments.seeds:
+    if not arguments.fresh and (RESULTS / "posttraining_synthetic.json").is_file():
+        figures = read_result("posttraining_synthetic")["figures"]
+    measured = {(row["spectrum"], row["seed"]) for row in figures["grids"]}
+    sums("white", 1, 0)  # compile
+    for seed in SEEDS:
+        for spectrum in SPECTRA:
+            if (spectrum, seed) in measured:
+                continue
             figures["sums"] += [sums(spectrum, bits, seed) for bits in (1, 2)]
             figures["grids"] += grids(spectrum, seed)
-            write_result("posttraining_synthetic", figures, seeds=arguments.seeds)
+            write_result("posttraining_synthetic", figures, seeds=SEEDS)
     print(table(figures))
     draw(figures)
 
