@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from summands.coding import estimated_bits
-from summands.compressions import Compression, Grid, LowRank, Prune, Quantize
+from summands.compressions import Auto, Compression, Grid, LowRank, Prune, Quantize
 from summands.errors import ArgumentError, WeightError
 from summands.lc import Moments, QuadraticLearner, Schedule, Step, fit_layer, fit_task
 from summands.lc.polish import Layers, polished
@@ -162,3 +162,14 @@ def test_a_price_decides_the_step_of_a_grid() -> None:
     cheap, dear = (fit_layer(weight, moments, Grid("auto"), price=price) for price in (0.01, 1.0))
     assert estimated_bits(dear.form) < estimated_bits(cheap.form)
     assert dear.error > cheap.error
+
+
+def test_what_auto_chooses_is_fitted() -> None:
+    weight, moments = layer(24, 16)
+    auto = Auto([Quantize("auto"), LowRank("auto") + Prune("auto")])
+    fitted = fit_layer(weight, moments, auto, price=0.05, schedule=QUICK)
+    assert auto.is_feasible({"w": fitted.form}, {"w": weight})
+    learner = QuadraticLearner({"w": weight}, {"w": moments})
+    plain = auto.project(weight, price=0.05 / learner.metrics["w"].mean)
+    paid = 0.05 * (estimated_bits(fitted.form) - estimated_bits(plain))
+    assert fitted.error + paid < learner.error("w", plain.dense())

@@ -62,6 +62,13 @@ class QuadraticLearner(Learner):
                 metric = self.metrics[name] = moments[name].metric(damping)
                 self.targets[name] = moments[name].target(weight, metric)
 
+    def only(self, names: Sequence[str]) -> QuadraticLearner:
+        """The learner of some of the layers; nothing is decomposed again."""
+        part = object.__new__(QuadraticLearner)
+        for field, values in vars(self).items():
+            setattr(part, field, {name: values[name] for name in names})
+        return part
+
     def weights(self) -> Mapping[str, Tensor]:
         return self._weights
 
@@ -129,24 +136,44 @@ def fit(
         price: output error tr(E H E') per bit, for hyperparameters left "auto".
         previous: forms to start from; the result is never worse.
         schedule: mu counts in mean eigenvalues of H; `finetune` is the most rounds of polish.
+
+    A compression that chooses among several (`Auto`) chooses by the plain projections, at the price over the layer's
+    mean eigenvalue; what it chose is then fitted.
     """
     dtypes = {name: w.dtype for name, w in learner.originals.items()}
     layers = Layers(compression, learner.targets, learner.metrics, dtypes, price)
     warm = previous is not None and layers.is_feasible(previous)
-    forms = dict(previous or {}) if warm else _start(layers, learner.originals)
+    forms = dict(previous or {}) if warm else _first(layers, learner.originals)
+    settled = compression.settled(forms)
+    if settled[0][0] is not compression:
+        return {
+            name: fitted
+            for chosen, names in settled
+            for name, fitted in fit(learner.only(names), chosen, price=price, schedule=schedule).items()
+        }
+    if not warm:
+        forms = _start(layers, forms, learner.originals)
     best = forms if decides(compression) else _loop(learner, layers, forms, schedule)
     best = polished(layers, best, schedule.finetune)
     return {name: _fitted(learner, name, form) for name, form in best.items()}
 
 
-def _start(layers: Layers, weights: Mapping[str, Tensor]) -> dict[str, Form]:
+def _whole(layers: Layers, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: m.weight(layers.targets[name], weights[name].shape) for name, m in layers.metrics.items()}
+
+
+def _first(layers: Layers, weights: Mapping[str, Tensor]) -> dict[str, Form]:
+    """The plain projection of the targets."""
+    return _c_step(layers, _whole(layers, weights), 1.0, None)
+
+
+def _start(layers: Layers, forms: dict[str, Form], weights: Mapping[str, Tensor]) -> dict[str, Form]:
     """The parts fitted one after the other, those that give every entry a level or a code last: they leave no rest."""
-    whole = {name: m.weight(layers.targets[name], weights[name].shape) for name, m in layers.metrics.items()}
-    forms = _c_step(layers, whole, 1.0, None)
-    first = next(iter(forms.values()))
-    order = sorted(range(len(first.parts())), key=lambda k: _is_everywhere(first.parts()[k]))
+    terms = next(iter(forms.values())).parts()
+    order = sorted(range(len(terms)), key=lambda k: _is_everywhere(terms[k]))
     if order == sorted(order):
         return forms
+    whole = _whole(layers, weights)
     kept: list[int] = []
     for k in order:
         forms = _project_part(layers, whole, 1.0, forms, k, kept)
