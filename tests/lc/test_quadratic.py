@@ -173,3 +173,20 @@ def test_what_auto_chooses_is_fitted() -> None:
     plain = auto.project(weight, price=0.05 / learner.metrics["w"].mean)
     paid = 0.05 * (estimated_bits(fitted.form) - estimated_bits(plain))
     assert fitted.error + paid < learner.error("w", plain.dense())
+
+
+def test_given_bits_are_kept_and_used() -> None:
+    weight, moments = layer(64, 48)
+    part = Grid(bits_per_weight=2.0)
+    fitted = fit_layer(weight, moments, part)
+    assert part.is_feasible({"w": fitted.form}, {"w": weight})
+    assert estimated_bits(fitted.form) > 1.9 * weight.numel()
+    learner = QuadraticLearner({"w": weight}, {"w": moments})
+    assert fitted.error < 0.6 * learner.error("w", part.project(weight).dense())
+
+
+def test_a_step_that_layers_share_stays_shared() -> None:
+    (a, ma), (b, mb) = layer(8, 6), layer(10, 12, seed=1)
+    part = Grid("auto", per="task")
+    fitted = fit_task({"a": a, "b": b}, {"a": ma, "b": mb}, part, price=0.1)
+    assert fitted["a"].form.tensors()["step"] is fitted["b"].form.tensors()["step"]

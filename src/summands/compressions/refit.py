@@ -15,15 +15,15 @@ from torch import Tensor
 
 from ..forms import Codebook, Form, Grid, LowRank, Sparse
 from .compression import Compression
-from .grid import Grid as GridPart
 from .metric import Metric
-from .scaled_grid import ScaledGrid, coarse
+from .scaled_grid import coarse
 from .scope import AXES
 from .spectral import Spectrum
 from .stored import rounded
 from .sweep import Sweep, settle
 
 _SUPPORTS = 5  # sets of positions that are tried in one step
+_PRICES = 10  # that are tried to meet given bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,10 @@ def refit(problems: Mapping[str, Problem], forms: Mapping[str, Form]) -> dict[st
     return {name: _STEPS.get(type(form), _same)(problems[name], form) for name, form in forms.items()}
 
 
-def decides(compression: Compression) -> bool:
+def decides(compression: Compression, forms: Mapping[str, Form]) -> bool:
     """True when `refit` also makes the choices that are not continuous, so that it needs no loop before it."""
-    parts = compression.parts()
-    return len(parts) == 1 and isinstance(parts[0], GridPart | ScaledGrid)
+    single = len(compression.parts()) == 1
+    return single and all(isinstance(form, Grid) for form in forms.values())
 
 
 def _same(problem: Problem, form: Form) -> Form:
@@ -194,11 +194,30 @@ def _assigned(problem: Problem, form: Codebook) -> Codebook:
 
 
 def _grid(problem: Problem, form: Grid) -> Form:
-    """Levels by the sweep at the natural steps, or at those of the form, then settled; a free single step by
-    least squares in the end.
+    """Levels by the sweep at the natural steps, or at those given, then settled; a free single step by least squares.
+
+    Where the bits are given and not the price, at the least price that keeps to them.
     """
-    metric, price = problem.metric, problem.price or 0.0
-    free = price > 0 and getattr(problem.part, "step", None) == "auto"
+    given = getattr(problem.part, "bits_per_weight", None)
+    if given is None:
+        return _swept(problem, form, problem.price or 0.0)
+    variance = float(problem.rest.square().mean()) or 1.0
+    price = 2 * math.log(2) * variance * problem.metric.mean * 4.0**-given
+    low, high, best = 0.0, math.inf, form
+    for _ in range(_PRICES):
+        found = _swept(problem, form, price)
+        if problem.part.is_feasible({"": found}, {"": found.dense()}):
+            high, best = price, found
+        else:
+            low = price
+        # Doubled or halved until both sides are known: a price four times higher saves about a bit.
+        price = 2 * low if high == math.inf else high / 2 if low == 0 else math.sqrt(low * high)
+    return best
+
+
+def _swept(problem: Problem, form: Grid, price: float) -> Grid:
+    part, metric = problem.part, problem.metric
+    free = price > 0 and getattr(part, "step", 0.0) in ("auto", None) and part.per != "task"
     sweep = Sweep(problem.rest, metric, price)
     step = form.step
     if free:
@@ -207,14 +226,14 @@ def _grid(problem: Problem, form: Grid) -> Form:
         step = step if form.axis is None else coarse(step)
     wide = step.to(torch.float64).reshape([-1] + [1] * (len(form.shape) - 1 - (form.axis or 0)))
     steps = wide.expand(form.shape).reshape(sweep.target.shape)
-    levels = sweep.levels(steps, getattr(problem.part, "dead_zone", 0.5))
+    levels = sweep.levels(steps, getattr(part, "dead_zone", 0.5))
     if not metric.is_diagonal:
-        levels = _settled(problem, levels, steps)
+        levels = _settled(problem, levels, steps, price)
     swept = replace(form, levels=levels.reshape(form.shape), step=step)
-    return _scaled(problem, swept) if free and form.axis is None else swept
+    return _scaled(problem, swept) if free and form.axis is None else swept  # type: ignore[return-value]
 
 
-def _settled(problem: Problem, levels: Tensor, steps: Tensor) -> Tensor:
+def _settled(problem: Problem, levels: Tensor, steps: Tensor, price: float) -> Tensor:
     """The levels, entry by entry under H, each paying -log2 of its share."""
     most = int(levels.abs().max()) if levels.numel() else 0
     if most > 1 << 12:
@@ -223,7 +242,7 @@ def _settled(problem: Problem, levels: Tensor, steps: Tensor) -> Tensor:
     bits = (magnitudes.sum() + most + 1).log2() - (magnitudes + 1).log2()
     bits[1:] += 1
     values = torch.arange(-most, most + 1, dtype=torch.float64, device=levels.device)
-    costs = (problem.price or 0.0) * bits[values.abs().to(torch.int64)]
+    costs = price * bits[values.abs().to(torch.int64)]
     return (settle(problem.rest, problem.metric, levels + most, values, steps, costs) - most).to(levels.dtype)
 
 

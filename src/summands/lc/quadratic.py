@@ -153,7 +153,7 @@ def fit(
         }
     if not warm:
         forms = _start(layers, forms, learner.originals)
-    best = forms if decides(compression) else _loop(learner, layers, forms, schedule)
+    best = forms if decides(compression, forms) else _loop(learner, layers, forms, schedule)
     best = polished(layers, best, schedule.finetune)
     return {name: _fitted(learner, name, form) for name, form in best.items()}
 
