@@ -39,7 +39,7 @@ def price_levels(
         on_path: the levels follow the path of a trellis (trellis.py); then without a price the optimum.
         like: levels that the models have learnt from at the start, by default the rounded entries.
 
-    Cost: 0.1 us an entry, 0.5 us on a path.
+    Cost: some 0.2 us an entry, 0.4 us on a path.
     """
     if like is None:
         like = np.rint(entries / (2 * step if on_path else step)).astype(np.int32)
