@@ -141,7 +141,7 @@ def single_words(count: int) -> list[Tensor]:
 
 
 def mixed(count: int, photos: Iterable[str], seed: int) -> Tensor:
-    """Crops of photos, half with a window of another in them, most with the colours mixed and shifted, some turned."""
+    """Crops of photos, some with a window of another in them, with the colours mixed and shifted, or turned."""
     names = tuple(photos)
     generator = torch.Generator().manual_seed(seed)
     crops = _crops(names, -(-count // len(names)), seed=seed)
@@ -150,16 +150,16 @@ def mixed(count: int, photos: Iterable[str], seed: int) -> Tensor:
     for crop, other in zip(crops, crops[torch.randperm(count, generator=generator)], strict=True):
         window, high, wide, down, right, coloured, turned = torch.rand(7, generator=generator).tolist()
         image = crop.clone()
-        if window < 0.5:
+        if window < 0.3:
             height, width = (round(60 + 100 * side) for side in (high, wide))
             top, left = round(down * (224 - height)), round(right * (224 - width))
             small = F.interpolate(other[None], (height, width), mode="bilinear", antialias=True)[0]
             image[:, top : top + height, left : left + width] = small
-        if coloured < 0.7:
+        if coloured < 0.4:
             mixing = torch.eye(3) + 0.35 * torch.randn(3, 3, generator=generator)
             shift = 0.25 * torch.randn(3, 1, 1, generator=generator)
             image = (torch.einsum("ij,jhw->ihw", mixing, image) + shift).clamp(-1, 1)
-        out.append(image.rot90(1, (1, 2)) if turned < 0.3 else image)
+        out.append(image.rot90(1, (1, 2)) if turned < 0.2 else image)
     return torch.stack(out)
 
 

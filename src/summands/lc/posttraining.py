@@ -38,6 +38,8 @@ from .statistics import StatisticsShift, halved
 
 Report = Callable[[StepRecord | LayerRecord], None]
 
+_FINE, _ROUGH = 0.005, 0.03
+"""How near to the limit a search for the price comes; roughly, where another one follows."""
 _ROOM = 0.003
 _SPARE = 16
 """Share of a budget, and bytes, that are left for what happens to biases and statistics afterwards."""
@@ -138,7 +140,7 @@ class PostTrainer:
         self._felt = self._data.sensitivities(list(self._weights), self.options.distance, self.seed)
         tallies = self._data.tally([n for n, w in self._weights.items() if w.ndim > 1])
         self._note_layers(tallies)
-        forms, price = self._project_all(self._aim())
+        forms, price = self._project_all(self._aim(), slack=_ROUGH if self.options.drift else _FINE)
         if self.options.drift:
             self._follow_drift(forms, price)
             forms, price = self._project_all(self._aim(), price)
@@ -203,7 +205,9 @@ class PostTrainer:
     def _size(self, forms: Mapping[str, Form]) -> int:
         return measure(snapshot(self.model, forms)).size_bytes
 
-    def _project_all(self, aim: int | None, start: float | None = None) -> tuple[dict[str, Form], float | None]:
+    def _project_all(
+        self, aim: int | None, start: float | None = None, slack: float = _FINE
+    ) -> tuple[dict[str, Form], float | None]:
         if aim is None:
             return self._project(None), None
         network = snapshot(self.model, {})
@@ -214,6 +218,7 @@ class PostTrainer:
             self._project,
             Limit(aim, measure=lambda forms: measure({**network, **forms}).size_bytes),
             price=start or 0.01 * norms / (8 * aim) or None,
+            slack=slack,
         )
         return found.forms, found.price
 
