@@ -78,6 +78,21 @@ def test_an_embedding_counts_its_tokens_and_never_forgets_one() -> None:
     assert moments.count == 4
 
 
+@pytest.mark.parametrize(("inputs", "columns", "least", "most"), [(20_000, 6, 0.0, 0.0), (40, 48, 0.5, 1.0)])
+def test_correlations_are_given_up_where_few_inputs_do_not_tell_them(
+    inputs: int, columns: int, least: float, most: float
+) -> None:
+    generator = torch.Generator().manual_seed(7)
+    mixing = torch.randn(columns, columns, generator=generator) if least == 0 else torch.eye(columns)
+    x = torch.randn(2 * inputs, columns, generator=generator) @ mixing
+    tally = tallied(nn.Linear(columns, 2), x[:inputs], x[inputs:])["weight"]
+    share = tally.shrinkage(damping=0.001)
+    assert least <= share <= most
+    gram, plain = tally.moments(shrinkage=share).gram, tally.moments().gram
+    assert torch.allclose(gram.diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2))
+    assert torch.allclose(gram[0, 0, 1], (1 - share) * plain[0, 0, 1])
+
+
 class Twice(nn.Module):
     """One weight in two places, one of them called twice."""
 

@@ -18,7 +18,7 @@ from summands.records import LayerRecord
 from summands.zoo.data import load
 from summands.zoo.train import Recipe, train
 
-BATCH = {"*.bias": 'Keep("float16")'}
+BIASES = {"*.bias": 'Keep("float16")'}
 
 
 @cache
@@ -44,7 +44,7 @@ def distance(model: nn.Module, result: sm.Result) -> float:
 )
 def test_calibration_is_better_than_none_at_equal_bytes(text: str) -> None:
     model, inputs, _ = digits()
-    plan, budget = sm.Plan({"*.weight": text, **BATCH}), None
+    plan, budget = sm.Plan({"*.weight": text, **BIASES}), None
     if "auto" in text:
         budget = 15_000
     direct = sm.compress(model, plan, budget=budget)
@@ -77,8 +77,9 @@ class Net(nn.Module):
 
 
 def net() -> tuple[Net, Tensor, Tensor]:
-    torch.manual_seed(0)  # of this process alone; restored by nobody, read by nobody
-    model = Net().eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Net().eval()
     with torch.no_grad():
         model.norm.running_mean += 0.1
     generator = torch.Generator().manual_seed(1)
@@ -164,7 +165,7 @@ def test_one_codebook_over_a_task_is_calibrated_together() -> None:
 @pytest.mark.thorough
 def test_a_choice_among_candidates_is_made_by_the_price() -> None:
     model, inputs, _ = digits()
-    plan = sm.Plan({"*.weight": sm.Auto([sm.Quantize(2), sm.Quantize(8), "LowRank('auto')"]), **BATCH})
+    plan = sm.Plan({"*.weight": sm.Auto([sm.Quantize(2), sm.Quantize(8), "LowRank('auto')"]), **BIASES})
     options = sm.PostTraining(schedule=FEW, distance="softmax")
     result = sm.compress(model, plan, calibration=[inputs], posttraining=options, budget=14_000)
     assert 0.8 * 14_000 < result.size_bytes <= 14_000

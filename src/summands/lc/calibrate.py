@@ -106,10 +106,6 @@ class Tally:
         original = self.total if self.original_total is None else self.original_total
         return original / self.count, self.total / self.count
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.gram, self.cross) if t is not None)
-
 
 def shrunk(gram: Tensor, share: float) -> Tensor:
     """(1 - share) H + share diag H."""
