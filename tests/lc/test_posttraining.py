@@ -172,6 +172,26 @@ def test_a_choice_among_candidates_is_made_by_the_price() -> None:
     assert distance(model, result) < distance(model, sm.compress(model, plan, budget=14_000))
 
 
+def test_little_memory_takes_the_layers_in_runs() -> None:
+    model, inputs, others = net()
+    batches = list(inputs.split(32))
+    results = [
+        sm.compress(model, PLAN, calibration=batches, posttraining=sm.PostTraining(schedule=FEW, memory_bytes=most))
+        for most in (None, 9_000, 1)
+    ]
+    errors = [squared(model, result, others) for result in results]
+    assert max(errors) < 0.8 * squared(model, sm.compress(model, PLAN), others)
+    assert all(result.verdict is sm.Verdict.UNREACHED for result in results)
+    names = [sorted(layer.name for layer in result.layers) for result in results]
+    assert names[0] == names[1] == names[2]
+    together = sm.Plan({"*.weight": 'Quantize(4, per="task")'}, ["*.bias", "norm.*"])
+    free = sm.Plan({"*.weight": "Grid('auto')"}, ["*.bias", "norm.*"])
+    for plan, budget, message in ((free, 800, "left out where"), (together, None, "enough for all layers")):
+        with pytest.raises(ArgumentError, match=message):
+            options = sm.PostTraining(memory_bytes=1)
+            sm.compress(model, plan, calibration=batches, posttraining=options, budget=budget)
+
+
 def test_layers_are_reported_as_they_come() -> None:
     model, inputs, _ = digits()
     rows: list[Any] = []

@@ -6,8 +6,9 @@ from .judge import Evaluate, error_of
 from .learner import Learner, Step
 from .loop import Loop
 from .moments import Moments
+from .options import PostTraining
 from .passes import has_batch_norm, recompute_batch_norm
-from .posttraining import PostTrainer, PostTraining
+from .posttraining import PostTrainer
 from .pruning import Pruning, run_levels
 from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit, fit_layer, fit_task
 from .schedule import Schedule

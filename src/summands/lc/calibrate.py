@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +151,7 @@ class Calibration:
         """The tallies of these weights in the original network; of weights that meet no input, none."""
         weights = self._weights(self.original, names)
         tallies: dict[str, Tally] = defaultdict(Tally)
-        runs, half = 0, sum(1 for _ in self.batches) // 2
+        runs, half = 0, self._half()
         with torch.no_grad():
             for batch in self.batches:
                 is_first = runs < half
@@ -174,18 +174,40 @@ class Calibration:
         Both networks run side by side, no further than to the last product asked for.
         """
         tallies: dict[str, Tally] = defaultdict(Tally)
+        half = self._half()
         theirs, ours = self._weights(self.original, names), self._weights(current, names)
         with torch.no_grad(), shift:
-            for batch in self.batches:
+            for i, batch in enumerate(self.batches):
                 seen: dict[str, list[Product]] = defaultdict(list)
                 note = self._until_last(names, lambda name, product, seen=seen: seen[name].append(product))
                 with shift.of_original(), Observer(theirs, note), suppress(_Enough):
                     feed(self.original, batch)
-                add = self._until_last(names, lambda name, p, seen=seen: tallies[name].add(p, seen[name].pop(0)))
-                with shift.of_current(), Observer(ours, add), suppress(_Enough):
+
+                def add(name: str, product: Product, seen: Any = seen, is_first: bool = i < half) -> None:
+                    tallies[name].add(product, seen[name].pop(0), is_first)
+
+                with shift.of_current(), Observer(ours, self._until_last(names, add)), suppress(_Enough):
                     feed(current, batch)
         _check_finite(tallies)
         return dict(tallies)
+
+    def survey(self, names: Sequence[str]) -> dict[str, int]:
+        """Bytes that each weight's moments take while it is compressed, in the order of execution; runs one batch."""
+        sizes: dict[str, int] = {}
+        calls: Counter[str] = Counter()
+
+        def see(name: str, product: Product) -> None:
+            calls[name] += 1
+            square = product.groups * product.columns**2
+            sizes[name] = 24 * (product.weight.shape[0] if product.kind == "embedding" else square)
+
+        with torch.no_grad(), Observer(self._weights(self.original, names), see):
+            feed(self.original, next(iter(self.batches)))
+        self.calls |= calls
+        return sizes
+
+    def _half(self) -> int:
+        return sum(1 for _ in self.batches) // 2
 
     def shift(self, current: nn.Module) -> None:
         """Moves the running statistics of `current` by what compression moved its activations."""

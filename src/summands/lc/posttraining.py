@@ -13,27 +13,26 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..coding import estimated_bits
 from ..container import measure
-from ..errors import ArgumentError, in_context, must
+from ..errors import ArgumentError, BudgetError, in_context, must
 from ..forms import Form
 from ..network import Network, load_into, snapshot, state_tensors
 from ..plan import Task
 from ..records import LayerRecord, StepRecord, Verdict
 from ..selection import Limit, allocate
-from .calibrate import Calibration, Distance, Tally
+from .calibrate import Calibration, Tally
 from .distill import distilled
 from .judge import Evaluate, error_of
 from .moments import Moments
 from .observe import Inputs, check_calibration
+from .options import PostTraining
 from .passes import batch_norm_layers, statistics_of
-from .quadratic import QUADRATIC, Fitted, QuadraticLearner, fit
-from .schedule import Schedule
+from .quadratic import Fitted, QuadraticLearner, fit
 from .statistics import StatisticsShift, halved
 
 Report = Callable[[StepRecord | LayerRecord], None]
@@ -43,51 +42,6 @@ _FINE, _ROUGH = 0.005, 0.03
 _ROOM = 0.003
 _SPARE = 16
 """Share of a budget, and bytes, that are left for what happens to biases and statistics afterwards."""
-
-
-@dataclass(frozen=True)
-class PostTraining:
-    """How calibration inputs are used.
-
-    Args:
-        distance: what the output is to keep: "values" (half the squared difference) or, for a classifier's logits,
-            "softmax" (the Kullback-Leibler divergence, in nats). Decides what an error of each layer counts.
-        damping: share of its mean diagonal that is added to every layer's H.
-        shrinkage: share of the correlations between different inputs of a layer that is given up, in [0, 1], where
-            the calibration inputs are too few to tell them; "auto" takes for each layer the share with which the
-            first half of the batches and the second tell each other best. So order them: no photo, no document in
-            both halves.
-        drift: later layers see the inputs that the compressed layers before them make, and correct for them.
-        stages: for `drift`, into how many runs of layers the network is divided; each runs both networks once more.
-        tune: passes over the calibration inputs in which the continuous parts, biases and normalisations are trained
-            by gradient steps on the output's distance from the original's. 0 for none; needs float parameters.
-        lr: highest learning rate of those steps (Adam).
-        schedule: of each layer's own loop; mu counts in mean eigenvalues of H.
-    """
-
-    distance: Distance = "values"
-    damping: float = 0.01
-    shrinkage: float | Literal["auto"] = "auto"
-    drift: bool = True
-    stages: int = 8
-    tune: int = 0
-    lr: float = 1e-3
-    schedule: Schedule = QUADRATIC
-
-    def __post_init__(self) -> None:
-        if self.distance not in ("values", "softmax"):
-            raise ArgumentError(must("PostTraining(distance=...)", "'values' or 'softmax'", self.distance))
-        shrinkage = self.shrinkage
-        if shrinkage != "auto" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
-            raise ArgumentError(must("PostTraining(shrinkage=...)", "'auto' or in [0, 1]", shrinkage))
-        for name, least in (("damping", 0), ("stages", 1), ("tune", 0), ("lr", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not least <= value < math.inf:
-                raise ArgumentError(must(f"PostTraining({name}=...)", f"a number of at least {least}", value))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a file's metadata."""
-        return {**vars(self), "schedule": vars(self.schedule)}
 
 
 @dataclass(frozen=True)
@@ -124,6 +78,9 @@ class PostTrainer:
     report: Report = lambda row: None
     history: list[StepRecord] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
+    _layers: dict[str, _Layer] = field(default_factory=dict)
+    _distances: dict[str, float] = field(default_factory=dict)
+    """Of layers that are settled, and whose moments are given up."""
 
     def run(self) -> tuple[Network, list[StepRecord], list[LayerRecord], Verdict]:
         """The compressed network, the history, a record of every weight, and how it ended."""
@@ -138,8 +95,17 @@ class PostTrainer:
         self._weights = {n: state_tensors(original)[n] for task in self.tasks for n in task.weights}
         self._data = Calibration(original, self.calibration)
         self._felt = self._data.sensitivities(list(self._weights), self.options.distance, self.seed)
-        tallies = self._data.tally([n for n, w in self._weights.items() if w.ndim > 1])
-        self._note_layers(tallies)
+        matrices = [name for name, w in self._weights.items() if w.ndim > 1]
+        forms = self._at_once(matrices) if self.options.memory_bytes is None else self._in_runs(matrices)
+        self._record("calibrated", forms)
+        best = snapshot(self.model, forms)
+        if self.options.tune:
+            best = self._tune(forms, best)
+        return best, self.history, self.layers, self._verdict()
+
+    def _at_once(self, names: Sequence[str]) -> dict[str, Form]:
+        """All layers at one price, their moments held together."""
+        self._note_layers(self._data.tally(names))
         forms, price = self._project_all(self._aim(), slack=_ROUGH if self.options.drift else _FINE)
         if self.options.drift:
             self._follow_drift(forms, price)
@@ -153,16 +119,45 @@ class PostTrainer:
         if not self.options.drift:
             for row in self.layers:
                 self.report(row)
-        self._record("calibrated", forms)
-        best = snapshot(self.model, forms)
-        if self.options.tune:
-            best = self._tune(forms, best)
-        return best, self.history, self.layers, self._verdict()
+        return forms
+
+    def _in_runs(self, names: Sequence[str]) -> dict[str, Form]:
+        """Run after run of layers, whose moments fit into the memory allowed; each settled before the next is seen."""
+        if self.limit is not None:
+            allowed = "left out where `memory_bytes` is given: one price needs the moments of all layers"
+            raise BudgetError(must("the budget", allowed, self.limit.most))
+        sizes = self._data.survey(names)
+        runs = list(_runs(sizes, self.options.memory_bytes or 0))
+        self._check_together(runs)
+        forms = self._project(None, [name for name in self._weights if name not in sizes])
+        self.layers = [self._layer_record(name, form) for name, form in forms.items()]
+        for i, run in enumerate(runs):
+            if self.options.drift and i:
+                with StatisticsShift(self._data.original, self.model) as shift:
+                    self._note_layers(self._data.tally_drift(run, self.model, shift))
+            else:
+                self._note_layers(self._data.tally(run))
+            settled = self._project(None, run)
+            self._install(settled)
+            self.layers += [self._layer_record(name, form) for name, form in settled.items()]
+            self._distances |= {name: self._error(name, form) for name, form in settled.items()}
+            forms |= settled
+            self._layers = {}
+        self._finish(forms)
+        return {name: forms[name] for name in self._weights}
+
+    def _check_together(self, runs: Sequence[Sequence[str]]) -> None:
+        """ArgumentError where layers that are compressed together do not stand in one run."""
+        place = {name: i for i, run in enumerate(runs) for name in run}
+        for task in self.tasks:
+            for names in self._fitted_together(task):
+                if len({place.get(name) for name in names}) > 1:
+                    allowed = f"enough for all layers of task {task.name!r}, which one part is fitted to together"
+                    raise ArgumentError(must("memory_bytes", allowed, self.options.memory_bytes))
 
     # What a weight's error counts
 
     def _note_layers(self, tallies: Mapping[str, Tally]) -> None:
-        self._layers: dict[str, _Layer] = {}
         biases = {id(p): name for name, p in self._data.original.named_parameters()}
         for name, tally in tallies.items():
             asked = self.options.shrinkage
@@ -192,6 +187,8 @@ class PostTrainer:
 
     def _error(self, name: str, form: Form) -> float:
         """The output's distance that this form causes, by the quadratic."""
+        if name in self._distances:
+            return self._distances[name]
         if name in self._layers:
             return self._layers[name].learner.error(name, form.dense())
         change = (form.dense().double() - self._weights[name].double()).square()
@@ -284,11 +281,16 @@ class PostTrainer:
                 for name in stage:
                     layer = self._layers[name]
                     self._layers[name] = self._layer(name, tallies[name], layer.felt, layer.shrinkage, layer.bias)
-            for name, form in self._project(price, [n for n in stage if n not in joint]).items():
-                with torch.no_grad():
-                    parameters[name].copy_(form.dense())
-                self._correct_bias(name, form)
-                self.report(self._layer_record(name, form))
+            self._install(self._project(price, [n for n in stage if n not in joint]))
+
+    def _install(self, forms: Mapping[str, Form]) -> None:
+        """Puts layers into the compressed network, each with its bias, and reports them."""
+        parameters = dict(self.model.named_parameters())
+        for name, form in forms.items():
+            with torch.no_grad():
+                parameters[name].copy_(form.dense())
+            self._correct_bias(name, form)
+            self.report(self._layer_record(name, form))
 
     def _correct_bias(self, name: str, form: Form) -> None:
         """b + W0 E[x] - W E[xh]: the mean output is the original's."""
@@ -375,3 +377,15 @@ def _stages(order: Sequence[str], count: int) -> Iterator[list[str]]:
     for first, last in itertools.pairwise(bounds):
         if first < last:
             yield list(order[first:last])
+
+
+def _runs(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """The layers in order, in runs of at most so many bytes; a larger one stands alone."""
+    run: list[str] = []
+    for name, size in sizes.items():
+        if run and sum(sizes[each] for each in run) + size > most:
+            yield run
+            run = []
+        run.append(name)
+    if run:
+        yield run

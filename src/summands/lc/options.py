@@ -1,0 +1,64 @@
+"""How post-training uses calibration inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import ArgumentError, must
+from .calibrate import Distance
+from .quadratic import QUADRATIC
+from .schedule import Schedule
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """How calibration inputs are used.
+
+    Args:
+        distance: what the output is to keep: "values" (half the squared difference) or, for a classifier's logits,
+            "softmax" (the Kullback-Leibler divergence, in nats). Decides what an error of each layer counts.
+        damping: share of its mean diagonal that is added to every layer's H.
+        shrinkage: share of the correlations between different inputs of a layer that is given up, in [0, 1], where
+            the calibration inputs are too few to tell them; "auto" takes for each layer the share with which the
+            first half of the batches and the second tell each other best. So order them: no photo, no document in
+            both halves.
+        drift: later layers see the inputs that the compressed layers before them make, and correct for them.
+        stages: for `drift`, into how many runs of layers the network is divided; each runs both networks once more.
+        tune: passes over the calibration inputs in which the continuous parts, biases and normalisations are trained
+            by gradient steps on the output's distance from the original's. 0 for none; needs float parameters.
+        lr: highest learning rate of those steps (Adam).
+        memory_bytes: the most that the layers' moments may take at a time, 24 n^2 bytes for each layer and group with n
+            inputs to an output. Layers then go in runs, in the order of execution, each run settled before the next is
+            looked at; `stages` does not count. For plans that leave nothing "auto": one price needs all moments.
+        schedule: of each layer's own loop; mu counts in mean eigenvalues of H.
+    """
+
+    distance: Distance = "values"
+    damping: float = 0.01
+    shrinkage: float | Literal["auto"] = "auto"
+    drift: bool = True
+    stages: int = 8
+    tune: int = 0
+    lr: float = 1e-3
+    memory_bytes: int | None = None
+    schedule: Schedule = QUADRATIC
+
+    def __post_init__(self) -> None:
+        if self.distance not in ("values", "softmax"):
+            raise ArgumentError(must("PostTraining(distance=...)", "'values' or 'softmax'", self.distance))
+        memory = self.memory_bytes
+        if memory is not None and not (isinstance(memory, int) and memory > 0):
+            raise ArgumentError(must("PostTraining(memory_bytes=...)", "None or a number of bytes above 0", memory))
+        shrinkage = self.shrinkage
+        if shrinkage != "auto" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
+            raise ArgumentError(must("PostTraining(shrinkage=...)", "'auto' or in [0, 1]", shrinkage))
+        for name, least in (("damping", 0), ("stages", 1), ("tune", 0), ("lr", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not least <= value < math.inf:
+                raise ArgumentError(must(f"PostTraining({name}=...)", f"a number of at least {least}", value))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a file's metadata."""
+        return {**vars(self), "schedule": vars(self.schedule)}
