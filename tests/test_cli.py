@@ -303,6 +303,36 @@ def test_a_task_file_is_compressed_by_learning_and_evaluated(tmp_path: Path, run
     assert_refused(run("evaluate", out_file, task), "0.weight")
 
 
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("60 parsecs", ["unit", "kB", "parsecs"]),
+        ("-3 kB", ["above 0", "-3000"]),
+        ("10 B", ["10 bytes", "smallest"]),
+        ("1 MFLOPs", ["module", "budget"]),
+        ("0.1 drop", ["module", "budget"]),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(folder: Path, run, budget: str, words: list[str]) -> None:
+    target, plan = folder / "none.sums", folder / "auto.yaml"
+    plan.write_text('weights: {"*conv*.weight": [Quantize("auto"), Prune("auto")], "*": "Keep()"}\n')
+    source = folder / "net.safetensors"
+    assert_refused(run("compress", source, "--plan", plan, "--budget", budget, "-o", target), *words)
+    assert not target.exists()
+
+
+def test_a_task_file_is_made_as_small_as_its_error_allows(tmp_path: Path, run) -> None:
+    task, out_file = tmp_path / "task.py", tmp_path / "t.sums"
+    text = TASK.replace("EPOCHS", "1").replace("Quantize(2) + Prune(keep=0.1)", "Auto()").replace("train = ", "_ = ")
+    task.write_text(text)
+    code, out, _ = run("compress", task, "--budget", "0.02 drop", "-o", out_file, "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["file_bytes"] == out_file.stat().st_size < 1000
+    code, out, _ = run("evaluate", out_file, task, "--json")
+    measured = json.loads(out)
+    assert measured["error"] <= measured["reference_error"] + 0.02 + 1e-6
+
+
 def test_a_task_file_is_pruned_in_levels(tmp_path: Path, run) -> None:
     task, folder = tmp_path / "task.py", tmp_path / "pruned"
     task.write_text(TASK.replace("EPOCHS", "2"))

@@ -23,8 +23,9 @@ class Choice:
     """Stands for a compression with a handful of candidates: (bytes, error) each."""
 
     candidates: tuple[tuple[int, float], ...]
+    per: str = "weight"
 
-    def parts(self):
+    def reach(self):
         return (self,)
 
     def pick(self, price: float) -> int:
@@ -157,3 +158,12 @@ def test_a_task_wide_part_is_allocated_with_the_rest() -> None:
     result = sm.compress(network(), plan, budget="6 kB")
     assert result.size_bytes <= 6000
     assert (result.verdict is sm.Verdict.BUDGET_NOT_FILLED) == (result.size_bytes < 5940)
+
+
+def test_the_weights_of_one_task_are_filled_one_by_one() -> None:
+    made = [Choice(((0, 10.0), (50, 1.0))), Choice(((0, 10.0), (50, 1.0)))]
+    _, weights, project, measure = problem(made)
+    one = [Task("both", ("0", "1"), made[0])]
+    assert allocate(one, weights, project, Limit(70, measure=measure)).size == 60
+    whole = [Task("both", ("0", "1"), Choice(made[0].candidates, per="task"))]
+    assert allocate(whole, weights, project, Limit(70, measure=measure)).size == 10

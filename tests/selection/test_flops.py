@@ -112,3 +112,24 @@ def test_what_has_no_price_in_flops_is_refused() -> None:
     with pytest.raises(BudgetError, match=r"nothing is \"auto\", makes a network of [\d,]+ FLOPs"):
         fixed = sm.Plan({"*.weight": "LowRank(1)"}, ignore=["*.bias"])
         sm.compress(network(), fixed, budget="10 FLOPs", inputs=INPUTS)
+
+
+def test_training_keeps_within_the_budget() -> None:
+    model, spent = network(), []
+    x, y = torch.randn(60, 1, 16, 16), torch.randint(4, (60,))
+    budget = int(0.5 * dense_flops(model))
+    limit = flops_limit(budget, recorded_runs(model, INPUTS))
+    result = sm.compress(
+        model,
+        PLAN,
+        budget=sm.Budget(flops=budget),
+        inputs=INPUTS,
+        train=sm.SGD((x, y), lr=0.02),
+        evaluate=lambda m: float(nn.functional.cross_entropy(m(x), y)),
+        schedule=sm.Schedule(steps=2, mu0=0.01, growth=3.0, finetune=1),
+        report=lambda row: spent.append(row.phase),
+    )
+    assert limit.measure(result.forms) <= budget
+    assert spent == ["direct", "lc", "lc", "finetune"]
+    factored, dense = result.to_modules(model, INPUTS), result.apply_(network())
+    assert torch.allclose(factored(x), dense(x), atol=1e-5)

@@ -118,6 +118,9 @@ class Auto(Compression):
             for name, w in weights.items()
         )
 
+    def reach(self) -> tuple[Compression, ...]:
+        return tuple(part for candidate in self._all() for part in candidate.parts())
+
     def is_free(self) -> bool:
         return True
 

@@ -142,6 +142,10 @@ class Compression(ABC):
         """The terms of a sum; of any other compression, itself."""
         return (self,)
 
+    def reach(self) -> tuple[Compression, ...]:
+        """Everything that may be fitted here, for the scopes: the parts, or those of all candidates."""
+        return self.parts()
+
     def is_free(self) -> bool:
         """True when a price has something to choose."""
         return any(value == "auto" for part in self.parts() for value in vars(part).values())

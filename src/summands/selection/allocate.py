@@ -3,7 +3,7 @@
 At a price p every free hyperparameter minimises error + p * bits. Where all of them stand at the same price, no byte
 would buy more elsewhere (Everett 1963): the choice is optimal among those of its size. The size falls as the price
 rises, so bisection finds the price at which the file just fits. Sizes come in jumps, one for each choice that changes;
-what the last jump leaves free is filled task by task, best gain per byte first.
+what the last jump leaves free is filled weight by weight, best gain per byte first.
 """
 
 from __future__ import annotations
@@ -160,11 +160,11 @@ def _filled(
     limit: Limit,
     importance: Mapping[str, Tensor],
 ) -> Allocation:
-    """`high` with single tasks exchanged for their forms in `low`, as long as it fits."""
+    """`high` with single weights exchanged for their forms in `low`, as long as it fits."""
     best = high
     gains = _gains(tasks, weights, low.forms, high.forms, limit.measure, importance)
-    for _, task in sorted(gains, key=lambda item: -item[0]):
-        forms = {**best.forms, **{name: low.forms[name] for name in task.weights}}
+    for _, names in sorted(gains, key=lambda item: -item[0]):
+        forms = {**best.forms, **{name: low.forms[name] for name in names}}
         size = limit.measure(forms)
         if size <= limit.most:
             best = Allocation(forms, high.price, size)
@@ -178,20 +178,27 @@ def _gains(
     high: Forms,
     measure: Measure,
     importance: Mapping[str, Tensor],
-) -> list[tuple[float, Task]]:
-    """For every task that gains by its forms in `low`: squared error saved per unit of cost."""
+) -> list[tuple[float, tuple[str, ...]]]:
+    """For all weights that gain by their forms in `low`: squared error saved per unit of cost."""
 
     def error(name: str, form: Form) -> float:
         return squared_error(weights[name], form, importance.get(name))
 
     base = measure(high)
     gains = []
-    for task in tasks:
-        saved = sum(error(n, high[n]) - error(n, low[n]) for n in task.weights)
-        more = measure({**high, **{name: low[name] for name in task.weights}}) - base
+    for names in (names for task in tasks for names in _exchangeable(task)):
+        saved = sum(error(n, high[n]) - error(n, low[n]) for n in names)
+        more = measure({**high, **{name: low[name] for name in names}}) - base
         if saved > 0:
-            gains.append((saved / max(more, 1), task))
+            gains.append((saved / max(more, 1), names))
     return gains
+
+
+def _exchangeable(task: Task) -> list[tuple[str, ...]]:
+    """The weights of a task one by one, or all together if something is fitted over all of them."""
+    if any(part.per == "task" for part in task.compression.reach()):
+        return [task.weights]
+    return [(name,) for name in task.weights]
 
 
 def _energy(weight: Tensor, importance: Tensor | None) -> float:
