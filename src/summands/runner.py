@@ -42,7 +42,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NU
 _POLL_SECONDS = 0.2
 
 Progress = Callable[[Sequence[RunRecord]], None]
-"""Called with all runs so far whenever the journal has grown."""
+"""Called with all runs that are not waiting to be made, whenever the journal has grown."""
 
 
 def describe(task: TaskFile, path: Path, network: nn.Module) -> SearchRecord:
@@ -121,7 +121,8 @@ def _run_all(
                     _account_for(name, process.returncode, journal)
             if journal.path.stat().st_size != seen:
                 seen = journal.path.stat().st_size
-                progress(_records(journal, trials))
+                waiting = {trial.id for trial in queue}  # some failed before, and are to be tried again
+                progress([run for run in _records(journal, trials) if run.id not in waiting])
             time.sleep(_POLL_SECONDS)
     finally:
         for process, _ in running.values():  # only after an exception: Ctrl-C, or a full disk

@@ -6,6 +6,7 @@ import io
 from collections.abc import Collection, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..records import (
@@ -91,7 +92,7 @@ def trials_table(rows: Sequence[tuple[str, str, str, int]]) -> str:
     table.add_column("most bytes", justify="right")
     table.add_column("folder")
     for name, combination, budget, limit in rows:
-        table.add_row(combination, budget, f"{limit:,}", name)
+        table.add_row(escape(combination), budget, f"{limit:,}", name)
     return f"{render(table)}\n\n{len(rows)} runs"
 
 
@@ -105,13 +106,13 @@ def runs_table(search: SearchRecord, runs: Sequence[RunRecord], best: Collection
         size = run.size_bytes
         table.add_row(
             "*" if run.id in best else "",
-            run.combination,
+            escape(run.combination),
             run.budget,
             "" if run.error is None else f"{run.error:.4g}",
             "" if size is None else f"{size:,}",
             "" if size is None else f"{search.reference_bytes / size:.1f}x",
             f"{run.seconds:.0f}",
-            outcome(run),
+            escape(outcome(run)),
         )
     error = "" if search.reference_error is None else f", error {search.reference_error:.4g}"
     return f"{render(table, 200)}\n\nreference: {search.reference_bytes:,} bytes{error}; * on the front"

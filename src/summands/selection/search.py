@@ -173,19 +173,24 @@ def chosen_combinations(wanted: Sequence[str]) -> dict[str, str]:
     """
     if not wanted:
         return dict(COMBINATIONS)
-    known = {name.replace(" ", "").lower(): name for name in COMBINATIONS}
+    known = {_plain(name): name for name in COMBINATIONS}
     chosen: dict[str, str] = {}
     for text in wanted:
-        name, given, own = text.partition("=") if "(" not in text.partition("=")[0] else (text, "=", text)
-        found = known.get(name.replace(" ", "").lower())
-        if given:
-            chosen[name.strip()] = own
-        elif found:
-            chosen[found] = COMBINATIONS[found]
+        name, equals, compression = text.partition("=")
+        if equals and "(" not in name:
+            chosen[name.strip()] = compression.strip()
+        elif "(" in text:
+            chosen[text] = text
+        elif _plain(text) in known:
+            chosen[known[_plain(text)]] = COMBINATIONS[known[_plain(text)]]
         else:
             allowed = f"one of {', '.join(map(repr, COMBINATIONS))}, or NAME=Compression(...)"
             raise ArgumentError(must("a combination", allowed, text, near(text, COMBINATIONS)))
     return chosen
+
+
+def _plain(name: str) -> str:
+    return name.replace(" ", "").lower()
 
 
 def front(runs: Iterable[RunRecord]) -> list[RunRecord]:
