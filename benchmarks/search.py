@@ -59,7 +59,7 @@ def figures(name: str, folder: Path) -> dict[str, Any]:
     trained, test = reference(source), load(data_name).test
     best = {run.id for run in front(runs)}
     picture = RESULTS / f"search-{name}.svg"
-    picture.write_text(standalone(plane(search, runs, best)) + "\n")
+    picture.write_text(standalone(plane(search, runs, best, named=True)) + "\n")
     rows = []
     for run in sorted(runs, key=lambda run: budgets.index(run.budget)):
         test_error = None

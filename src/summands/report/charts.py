@@ -13,8 +13,12 @@ from .markup import Markup, joined, tag
 Points = Sequence[tuple[float, float]]
 
 
-def plane(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str]) -> Markup:
-    """Error against file bytes: a curve for each combination, the front as stairs, the reference as a line."""
+def plane(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str], *, named: bool = False) -> Markup:
+    """Error against file bytes: a curve for each combination, the front as stairs, the reference as a line.
+
+    Args:
+        named: write the combinations' names into the picture, for one that stands alone without a `legend`.
+    """
     shown = [run for run in runs if run.error is not None and run.size_bytes]
     errors = [run.error or 0.0 for run in shown]
     reference = search.reference_error
@@ -34,13 +38,26 @@ def plane(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str]
     for colour, name in enumerate(names):
         own = sorted((r for r in shown if r.combination == name), key=lambda r: r.size_bytes or 0)
         places = [(x(r.size_bytes or 1), y(r.error or 0.0)) for r in own]
-        parts.append(line(places, "curve" if "+" in name or "(" in name else "curve single", colour))
+        parts.append(line(places, "curve" if "+" in name or name == "Auto" else "curve single", colour))
         for run, place in zip(own, places, strict=True):
             parts.append(mark(*place, colour, run_title(run), hollow=run.status != "finished"))
     if reference is not None:
         text = f"reference {reference:.4g}"
-        parts.append(tag("text", text, x=x.stop, y=y(reference) - 5, text_anchor="end", class_="tick halo"))
+        parts.append(tag("text", text, x=x.start + 4, y=y(reference) - 5, class_="tick halo"))
+    if named:
+        parts.append(_names(names, x.stop, y.stop - 12))
     return drawing(900, 440, "validation error against bytes of the file", *parts)
+
+
+def _names(names: Sequence[str], right: float, y: float) -> Markup:
+    """The combinations' marks and names in one line that ends at `right`."""
+    parts = []
+    for colour, name in reversed(list(enumerate(names))):
+        right -= 7 * len(name)
+        parts.append(tag("text", name, x=right, y=y + 4))
+        parts.append(mark(right - 11, y, colour, name))
+        right -= 32
+    return joined(parts)
 
 
 def legend(names: Sequence[str]) -> Markup:
