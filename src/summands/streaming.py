@@ -88,7 +88,8 @@ def compress_file(
             writer.add(name, one.form)
             kinds = tuple((type(part).__name__.lower(), 0.0) for part in one.form.parts())
             rule = str(tasks[name].compression) if name in tasks else "kept"
-            records.append(WeightRecord(name, tuple(one.form.shape), rule, kinds, one.relative_error))
+            told = tuple(part.facts() for part in one.form.parts())
+            records.append(WeightRecord(name, tuple(one.form.shape), rule, kinds, one.relative_error, told))
             del one  # before the next weight is read
     written = writer.written
     return Streamed(

@@ -71,7 +71,7 @@ def test_a_joint_solution_applies_only_where_it_is_one():
     weights = {"a": laplace(100), "b": laplace(50, seed=1)}
 
     def is_solved(*terms, near=True):
-        joint = solve_jointly(terms, weights, mu=1.0, near=near)
+        joint = solve_jointly(terms, weights, mu=1.0, price=None, near=near)
         return None if joint is None else joint.optimal
 
     assert is_solved(Quantize(2), Prune(count=3)) is True
@@ -93,7 +93,7 @@ def test_the_hull_is_near_the_counted_optimum(monkeypatch):
     compression = Quantize(3) + Prune(count=20)
     exact = compression.objective(weight, compression.project(weight))
     monkeypatch.setattr(outliers, "_TABLE", 0)
-    assert solve_jointly(compression.terms, {"w": weight}, mu=None, near=False) is None
+    assert solve_jointly(compression.terms, {"w": weight}, mu=None, price=None, near=False) is None
     near = compression.objective(weight, compression.project(weight))
     assert exact <= near <= exact * 1.001
 
