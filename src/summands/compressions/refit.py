@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..forms import Codebook, Form, Grid, LowRank, Sparse
 from .compression import Compression
+from .grid import Grid as GridPart
 from .metric import Metric
-from .scaled_grid import coarse
+from .scaled_grid import ScaledGrid, coarse
 from .scope import AXES
 from .spectral import Spectrum
 from .stored import rounded
@@ -56,10 +57,22 @@ def refit(problems: Mapping[str, Problem], forms: Mapping[str, Form]) -> dict[st
     return {name: _STEPS.get(type(form), _same)(problems[name], form) for name, form in forms.items()}
 
 
-def decides(compression: Compression, forms: Mapping[str, Form]) -> bool:
-    """True when `refit` also makes the choices that are not continuous, so that it needs no loop before it."""
-    single = len(compression.parts()) == 1
-    return single and all(isinstance(form, Grid) for form in forms.values())
+def nothing(part: Compression, weight: Tensor) -> Form | None:
+    """The zero weight as a form of a compression whose every choice `refit` makes by itself; None for any other.
+
+    From it one refit is the solution: no projection and no loop need come before.
+    """
+    if isinstance(part, GridPart) and not part.trellis:
+        axis = None
+    elif isinstance(part, ScaledGrid) and weight.ndim > AXES[part.per]:
+        axis = AXES[part.per]
+    else:
+        return None
+    value = float(part.step) if isinstance(part.step, int | float) else 1.0
+    step = torch.full(() if axis is None else (weight.shape[axis],), value, dtype=torch.float64, device=weight.device)
+    levels = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
+    stored = rounded(step, part.dtype, weight.dtype)
+    return Grid(shape=weight.shape, dtype=weight.dtype, levels=levels, step=stored, axis=axis)
 
 
 def _same(problem: Problem, form: Form) -> Form:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..compressions import Compression
 from ..compressions.metric import Metric
-from ..compressions.refit import decides
+from ..compressions.refit import nothing
 from ..errors import in_context
 from ..forms import Form
 from .learner import Learner, Step
@@ -143,7 +143,9 @@ def fit(
     dtypes = {name: w.dtype for name, w in learner.originals.items()}
     layers = Layers(compression, learner.targets, learner.metrics, dtypes, price)
     warm = previous is not None and layers.is_feasible(previous)
-    forms = dict(previous or {}) if warm else _first(layers, learner.originals)
+    zeros = {name: nothing(compression, weight) for name, weight in learner.originals.items()}
+    direct = {name: form for name, form in zeros.items() if form is not None and len(zeros) == 1}
+    forms = dict(previous or {}) if warm else direct or _first(layers, learner.originals)
     settled = compression.settled(forms)
     if settled[0][0] is not compression:
         return {
@@ -151,10 +153,10 @@ def fit(
             for chosen, names in settled
             for name, fitted in fit(learner.only(names), chosen, price=price, schedule=schedule).items()
         }
-    if not warm:
-        forms = _start(layers, forms, learner.originals)
-    best = forms if decides(compression, forms) else _loop(learner, layers, forms, schedule)
-    best = polished(layers, best, schedule.finetune)
+    if not direct:
+        forms = forms if warm else _start(layers, forms, learner.originals)
+        forms = _loop(learner, layers, forms, schedule)
+    best = polished(layers, forms, schedule.finetune)
     return {name: _fitted(learner, name, form) for name, form in best.items()}
 
 
