@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from summands.coding import estimated_bits
-from summands.compressions import Auto, Compression, Grid, LowRank, Prune, Quantize
+from summands.compressions import Auto, Compression, Grid, LowRank, Prune, Quantize, ScaledGrid
 from summands.errors import ArgumentError, WeightError
 from summands.lc import Moments, QuadraticLearner, Schedule, Step, fit_layer, fit_task
 from summands.lc.polish import Layers, polished
@@ -190,3 +190,10 @@ def test_a_step_that_layers_share_stays_shared() -> None:
     part = Grid("auto", per="task")
     fitted = fit_task({"a": a, "b": b}, {"a": ma, "b": mb}, part, price=0.1)
     assert fitted["a"].form.tensors()["step"] is fitted["b"].form.tensors()["step"]
+
+
+@pytest.mark.parametrize("part", [Grid("auto"), ScaledGrid("auto")])
+def test_a_free_step_without_a_price_is_refused(part: Compression) -> None:
+    weight, moments = layer(8, 6)
+    with pytest.raises(ArgumentError, match="price"):
+        fit_layer(weight, moments, part)

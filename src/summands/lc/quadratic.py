@@ -143,8 +143,10 @@ def fit(
     dtypes = {name: w.dtype for name, w in learner.originals.items()}
     layers = Layers(compression, learner.targets, learner.metrics, dtypes, price)
     warm = previous is not None and layers.is_feasible(previous)
-    zeros = {name: nothing(compression, weight) for name, weight in learner.originals.items()}
-    direct = {name: form for name, form in zeros.items() if form is not None and len(zeros) == 1}
+    direct: dict[str, Form] = {}
+    if len(learner.originals) == 1 and (price or not compression.is_free()):  # else the projection asks for a price
+        zeros = {name: nothing(compression, weight) for name, weight in learner.originals.items()}
+        direct = {name: form for name, form in zeros.items() if form is not None}
     forms = dict(previous or {}) if warm else direct or _first(layers, learner.originals)
     settled = compression.settled(forms)
     if settled[0][0] is not compression:
