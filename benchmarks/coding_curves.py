@@ -1,9 +1,11 @@
 """Whole networks by whole files, without data: our grids against NNCodec's, over the range of sizes that is of use.
 
 One parameter makes the curve of each codec: NNCodec's is the quantisation parameter, with and without `opt_qp`; ours is
-the price of a bit. Weights w_l share one price in units of ||w_l||^(2 a): with a = 0 the squared error counts alike
-everywhere, with a = 1 the relative one does, as opt_qp gives large weights coarser steps. Vectors are stored as
-bfloat16, NNCodec's at its default for them. Every network gets all settings of both codecs.
+the step, on a trellis. Weights w_l have steps in proportion to ||w_l||^a: with a = 0 the squared error counts alike
+everywhere, with a = 1 the relative one would, as opt_qp gives large weights coarser steps. Levels are the nearest ones:
+a price on bits saves squared error, but it shrinks small weights to zero, and networks suffer from that more than from
+as much error of no direction. BatchNorm is folded; vectors are stored as bfloat16, NNCodec's at its default for them.
+Every network gets all settings of both codecs, as many of one as of the other.
 
 A file is charged in full and judged by the network that it decodes to. What was judged once is kept in the cache, by
 the hash of the weights, so that a run can be ended and taken up again.
@@ -12,6 +14,7 @@ the hash of the weights, so that a run can be ended and taken up again.
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -32,9 +35,9 @@ from summands.zoo.train import flushed_denormals
 
 QPS = tuple(range(-12, -36, -2))
 LARGE_QPS = tuple(range(-18, -42, -4))
-BALANCES = (0.0, 0.5, 1.0)
-HALVINGS = tuple(range(12))
-LARGE_HALVINGS = tuple(range(0, 12, 2))
+BALANCES = (0.0, 0.5)
+STEPS = tuple(2.0 ** ((3 - i) / 2) for i in range(12))
+LARGE_STEPS = tuple(2.0 ** (-1 - 0.75 * i) for i in range(6))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists."""
 
@@ -68,35 +71,38 @@ def _theirs(each: Network, judge: Judge) -> Iterator[Row]:
 
 def _ours(each: Network, judge: Judge) -> Iterator[Row]:
     code = code_digest("coding", "forms", "container", "compressions/grid.py", "compressions/keep.py")
-    halvings = LARGE_HALVINGS if _count(each.tensors) > LARGE else HALVINGS
+    steps = LARGE_STEPS if _count(each.tensors) > LARGE else STEPS
     tensors = state_tensors(fold_batch_norms(each.model, each.calibration_batches(2)[0]))
     for balance in BALANCES:
-        for halving in halvings:
-            setting = {"balance": balance, "halvings": halving}
+        for step in steps:
+            setting = {"balance": balance, "step": step}
             key = key_of(each.name, judge.original, code, setting)
             found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, judge, **setting))
             yield {"network": each.name, "codec": "ours", "setting": setting, **found}
 
 
-def _our_file(tensors: Mapping[str, Tensor], judge: Judge, balance: float, halvings: int) -> Row:
-    forms = compressed(tensors, 2.0**-halvings, balance)
+def _our_file(tensors: Mapping[str, Tensor], judge: Judge, balance: float, step: float) -> Row:
+    forms = compressed(tensors, step, balance)
     size = len(container.to_bytes(forms))
     return {"bytes": size, **judge({name: form.dense() for name, form in forms.items()})}
 
 
-def compressed(tensors: Mapping[str, Tensor], price: float, balance: float) -> dict[str, Form]:
-    """Every tensor's form: matrices and kernels on grids with steps of their own, all at one price.
+def compressed(tensors: Mapping[str, Tensor], step: float, balance: float) -> dict[str, Form]:
+    """Every tensor's form: matrices and kernels on trellises with steps of their own, vectors in bfloat16.
 
-    A price of 1 makes a bit as dear as the mean square of a weight.
+    Args:
+        step: in root mean squares of all weights; the places of one quantiser are two of it apart.
+        balance: the exponent a.
     """
     weights = {name: t for name, t in tensors.items() if t.is_floating_point() and t.ndim > 1}
     powers = {name: float(t.double().square().sum()) for name, t in weights.items()}
-    total = sum(powers.values())
+    mean = sum(powers.values()) / len(weights)
+    unit = math.sqrt(sum(powers.values()) / _count(weights))
     forms: dict[str, Form] = {}
     for name, tensor in tensors.items():
-        if name in weights:
-            own = price * total / _count(weights) * (len(weights) * powers[name] / total) ** balance
-            forms[name] = Grid("auto").project(tensor, price=own)
+        if name in weights and powers[name]:
+            own = step * unit * (powers[name] / mean) ** (balance / 2)
+            forms[name] = Grid(own, trellis=True).project(tensor)
         elif tensor.is_floating_point():
             forms[name] = Keep("bfloat16").project(tensor)
         else:
