@@ -35,7 +35,7 @@ from summands.zoo.train import flushed_denormals
 
 QPS = tuple(range(-12, -36, -2))
 LARGE_QPS = tuple(range(-18, -42, -4))
-BALANCES = (0.0, 0.5)
+BALANCES = (0.25, 0.75)
 STEPS = tuple(2.0 ** ((3 - i) / 2) for i in range(12))
 LARGE_STEPS = tuple(2.0 ** (-1 - 0.75 * i) for i in range(6))
 LARGE = 2_000_000

@@ -24,7 +24,7 @@ from summands.forms import Grid
 STEPS = (0.1, 0.25, 0.8, 1.6, 2.5, 4.0, 6.0)
 LARGE_STEPS = (0.25, 0.8, 1.6, 4.0)
 """For networks of more than two million entries."""
-GENERAL_ENTRIES = 5_000_000
+GENERAL_ENTRIES = 2_000_000
 """Up to here zstd and brotli are run: at their best they take a minute for more."""
 POOLED = 65536
 """Smaller tensors share a section, as in a file."""
