@@ -3,8 +3,8 @@
 - The same integers to every coder (`coding_integers`): LeNets, ResNet-20, EfficientNet-Lite0 and MiniLM, rounded.
 - Whole files of whole networks (`coding_curves`), each codec with its own quantiser, at equal error: log bytes on the
   lower hull of all settings of a codec. For the references of the zoo it is the error on all 15,000 images that were
-  not trained on, at the reference's plus 0.1, 0.3 and 1 point; nobody chooses by it, and both codecs gain alike from the
-  luck of a hull. For the others it is top-1 agreement .83, .95 and .98, or cosine .94 and .99.
+  not trained on, at the reference's plus 0.1, 0.3 and 1 point; nobody chooses by it, and both codecs gain alike from
+  the luck of a hull. For the others it is top-1 agreement .83, .95 and .98, or cosine .94 and .99.
 - Speed at four rates, in process time of one thread, both coders in one call (`coding_speed`).
 
 NNCodec is set up by `python -m benchmarks.nncodec`; without it this still runs, and says what is missing. Sizes and
