@@ -35,7 +35,8 @@ Row = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="*", default=NAMES)
+    parser.add_argument("--networks", nargs="*", default=NAMES, help="whose integers are coded")
+    parser.add_argument("--curves", nargs="*", default=NAMES, help="whose whole files are compared")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the Laplace integers")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--measure-only", action="store_true", help="fill the cache; write no result")
@@ -45,8 +46,10 @@ def main() -> None:
     curves: list[Row] = []
     for name in arguments.networks:
         sizes += coding_integers.rows(name, network(name).tensors)
+        print(f"{name}: integers coded", flush=True)
+    for name in arguments.curves:
         curves += coding_curves.rows(name)
-        print(f"{name}: measured", flush=True)
+        print(f"{name}: files compared", flush=True)
     if arguments.measure_only:
         return
     speeds = [speed_row(rate, arguments.entries, arguments.repeats) for rate in RATES]
