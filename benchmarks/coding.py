@@ -30,6 +30,8 @@ from summands.report.tables import render
 
 POINTS = (0.1, 0.3, 1.0)
 LEVELS = {"agreement": (0.83, 0.95, 0.98), "cosine": (0.94, 0.99)}
+LABELS = {"constriction": "static", "constriction_laplace": "Laplace", "huffman": "HAC", "sparse_huffman": "sHAC"}
+"""Of columns: constriction's coder with a histogram and with a Laplace distribution; Huffman codes by their papers."""
 Row = dict[str, Any]
 
 
@@ -119,7 +121,7 @@ def _mean(ratios: Sequence[float]) -> float:
 def _size_table(rows: Sequence[Row]) -> str:
     out = Table("network", "step", "bits/weight", "bytes", title="same integers: our bytes / theirs", box=None)
     for other in coding_integers.OTHERS:
-        out.add_column(other.replace("_", " "), justify="right")
+        out.add_column(LABELS.get(other, other), justify="right")
     for row in rows:
         shares = [row.get(f"{other}_bytes") for other in coding_integers.OTHERS]
         texts = ["-" if share is None else f"{row['bytes'] / share:.4f}" for share in shares]
