@@ -122,7 +122,7 @@ def _summary(figures: Row) -> str:
     return (
         "Our bytes / NNCodec's\n"
         f"  same integers: at most {most:.4f}; geometric mean below 1 bit a weight {_mean(low):.4f}\n"
-        f"  whole files at equal loss: geometric mean {_mean(whole):.3f}, at most {max(whole):.3f}, {len(whole)} levels\n"
+        f"  whole files at equal loss: geometric mean {_mean(whole):.3f}, at most {max(whole):.3f}, of {len(whole)}\n"
         f"  the same by the errors of test images alone: geometric mean {_mean(tested):.3f}, at most {max(tested):.3f}"
     )
 
