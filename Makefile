@@ -38,6 +38,7 @@ format: $(VENV)/test
 
 bench-coding bench-posttraining bench-pretrained bench-pruning bench-ratedistortion: $(VENV)/bench  # networks and peers of packages of their own
 bench-%: $(VENV)/test  ## measure: results in benchmarks/results/, `make bench-lenet`, bench-csteps, bench-coding, bench-surp
+	$(BIN)/python -m benchmarks.references
 	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 clean:
