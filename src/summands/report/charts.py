@@ -118,7 +118,7 @@ def bytes_by_part(rows: Sequence[WeightRecord]) -> Markup:
         for row in small:
             for kind, bits in row.parts:
                 kinds[kind] = kinds.get(kind, 0.0) + bits / 8
-        bars.append((f"{len(small)} small tensors", list(kinds.items())))
+        bars.append((f"{len(small)} small tensor{'s' * (len(small) > 1)}", list(kinds.items())))
     names = list(dict.fromkeys(kind for _, parts in bars for kind, _ in parts))
     x = Scale(0, max((sum(b for _, b in parts) for _, parts in bars), default=1.0) or 1.0, 0, 100)
     table = []
