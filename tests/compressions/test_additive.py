@@ -87,6 +87,12 @@ def test_a_joint_solution_applies_only_where_it_is_one():
     assert is_solved(Quantize(2), Prune(count=3), Prune(count=3)) is None
 
 
+def test_a_price_far_above_the_squares_of_the_weights_leaves_their_digits():
+    weight = torch.tensor([0.0, 2.5e-85, 2.5e-85, 2.5e-85, 5e-297], dtype=torch.float64)
+    compression = Quantize(2) + PrunePenalty(0.25)
+    assert compression.objective(weight, compression.project(weight, mu=1.0), mu=1.0) < 1e-180
+
+
 def test_the_hull_is_near_the_counted_optimum(monkeypatch):
     entries = np.random.default_rng(3).laplace(size=2000)
     weight = torch.from_numpy(entries)

@@ -17,7 +17,10 @@ def priced_values(entries: np.ndarray, k: int, price: float) -> np.ndarray:
     The entries that do not fit the optimum are runs between its cells: best_partition with outlier runs. O(k N log N).
     """
     points = points_of(entries)
-    best = best_partition(points, [OUTLIER, *[CELL, OUTLIER] * k], price=price)
+    # Where one outlier costs more than all entries in one cell, none is worth it, and the price would only cost digits.
+    affordable = price <= points.energy[-1] - points.energy[0]
+    kinds = [OUTLIER, *[CELL, OUTLIER] * k] if affordable else [CELL] * k
+    best = best_partition(points, kinds, price=price if affordable else 0.0)
     return _ascending(None if best is None else cell_means(points, best.runs))
 
 
