@@ -129,10 +129,11 @@ class Loop:
             tasks = settled(tasks, previous)
         if self.limit is None:
             return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
-        # A little room for what training does to the other tensors. A warm price is good enough when it is near.
+        # A little room for what training does to the other tensors. Early on, a warm price that is near is good enough.
         limit, room = self.limit, int(_ROOM * self.limit.most) if self.limit.unit == "bytes" else 0
         aim = replace(limit, measure=lambda forms: limit.measure(forms) + room)
-        slack, network = 0.02 if previous else 0.005, snapshot(self.model, {})
+        early = bool(previous) and 2 * state.index < self.schedule.steps
+        slack, network = 0.02 if early else 0.005, snapshot(self.model, {})
         found = c_step_within(
             aim,
             tasks,

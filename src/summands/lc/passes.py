@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compressions import squared_error
 from ..errors import ArgumentError, in_context, must
 from ..forms import Form
 from ..plan import Task
-from ..selection import Allocation, Limit, allocate
+from ..selection import Allocation, Limit, allocate, steadied
+
+_FILLED = 0.99
+"""Share of a budget from which on it counts as spent."""
 
 
 def c_step(
@@ -53,30 +57,41 @@ def c_step_within(
     """The C step at the one price at which the whole network costs at most the limit.
 
     A sum is fitted by descent, which takes few rounds from the solution at a near price: each price tried starts from
-    the nearest one before it.
+    the nearest one before it. What jumps by more bytes than the limit leaves is held, and the search goes on without.
 
     Args:
         network: a form for every tensor of the network; those of the tasks are exchanged.
         price: where to look first.
         importance: a non-negative number for each entry's squared error, by weight; 1 for weights left out.
     """
-    solved: dict[float, dict[str, Form]] = {}
+    whole = replace(limit, measure=lambda forms: limit.measure({**network, **forms}))
 
-    def project(p: float) -> dict[str, Form]:
-        nearest = min(solved, key=lambda q: abs(math.log(q / p)), default=None)
-        start = previous if nearest is None else solved[nearest]
-        solved[p] = c_step(tasks, targets, mu=mu, price=p, previous=start, importance=importance)
-        return solved[p]
+    def at_one_price(tasks: Sequence[Task], start: float | None, first: Mapping[str, Form] | None) -> Allocation:
+        solved: dict[float, dict[str, Form]] = {}
 
-    return allocate(
-        tasks,
-        targets,
-        project,
-        replace(limit, measure=lambda forms: limit.measure({**network, **forms})),
-        price=price,
-        slack=slack,
-        importance=importance,
-    )
+        def project(p: float) -> dict[str, Form]:
+            nearest = min(solved, key=lambda q: abs(math.log(q / p)), default=None)
+            warm = first if nearest is None else solved[nearest]
+            solved[p] = c_step(tasks, targets, mu=mu, price=p, previous=warm, importance=importance)
+            return solved[p]
+
+        return allocate(tasks, targets, project, whole, price=start, slack=slack, importance=importance)
+
+    def error(found: Allocation) -> float:
+        weighting = importance or {}
+        return sum(squared_error(targets[name], form, weighting.get(name)) for name, form in found.forms.items())
+
+    found = at_one_price(tasks, price, previous)
+    best = found
+    while limit.unit == "bytes" and best.size < _FILLED * limit.most:
+        steady = steadied(tasks, best, limit.most - best.size)
+        if steady is None:
+            break
+        tasks, again = steady, at_one_price(steady, best.price, best.forms)
+        if error(again) >= error(best):
+            break
+        best = again
+    return replace(best, price=found.price)
 
 
 def settled(tasks: Iterable[Task], forms: Mapping[str, Form]) -> list[Task]:

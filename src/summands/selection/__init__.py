@@ -1,6 +1,6 @@
 """What to spend where: budgets, and the allocation that meets them."""
 
-from .allocate import Allocation, Limit, allocate, file_bytes, is_free
+from .allocate import Allocation, Limit, allocate, file_bytes, is_free, steadied
 from .budget import Budget
 from .flops import flops_limit, priced_by_flops
 from .smallest import Tried, smallest
@@ -16,4 +16,5 @@ __all__ = [
     "is_free",
     "priced_by_flops",
     "smallest",
+    "steadied",
 ]

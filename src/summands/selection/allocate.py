@@ -3,19 +3,23 @@
 At a price p every free hyperparameter minimises error + p * bits. Where all of them stand at the same price, no byte
 would buy more elsewhere (Everett 1963): the choice is optimal among those of its size. The size falls as the price
 rises, so bisection finds the price at which the file just fits. Sizes come in jumps, one for each choice that changes;
-what the last jump leaves free is filled weight by weight, best gain per byte first.
+what the last jump leaves free is filled weight by weight, best gain per byte first. A jump may be longer than all that
+is left, such as that of a large layer from no codebook to one bit a weight: `steadied` gives the tasks in which it is
+not taken, so that the other parts can spend the rest.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..compressions import squared_error
+from ..coding import estimated_bits
+from ..compressions import Additive, Auto, Compression, squared_error
+from ..compressions.held import Held
 from ..container import measure as measure_file
 from ..errors import BudgetError
 from ..forms import Form
@@ -61,11 +65,13 @@ class Allocation:
         forms: by weight.
         price: squared error per bit at which they were chosen; filled tasks were chosen at a lower one.
         size: what the network costs, in the limit's unit; at most the limit.
+        beyond: the choice at the next lower price, which costs more than the limit; None where none does.
     """
 
     forms: Forms
     price: float
     size: int
+    beyond: Forms | None = None
 
 
 def is_free(tasks: Sequence[Task]) -> bool:
@@ -168,7 +174,45 @@ def _filled(
         size = limit.measure(forms)
         if size <= limit.most:
             best = Allocation(forms, high.price, size)
-    return best
+    return replace(best, beyond=low.forms)
+
+
+def steadied(tasks: Sequence[Task], found: Allocation, room: int) -> list[Task] | None:
+    """The tasks with whatever jumps by more than `room` bytes to `found.beyond` held as it is; None if nothing can be.
+
+    A part of a sum is held as long as another part is free; a choice loses the candidates that jump.
+    """
+    if found.beyond is None:
+        return None
+    kept: list[Task] = []
+    changed = False
+    for task in tasks:
+        for names in _exchangeable(task):
+            now, beyond = ({name: forms[name] for name in names} for forms in (found.forms, found.beyond))
+            rule = task.compression
+            if _bits(beyond.values()) - _bits(now.values()) > 8 * room:
+                rule = _steady(rule, now, beyond, 8 * room)
+            changed |= rule is not task.compression
+            kept.append(Task(task.name if names == task.weights else names[0], names, rule))
+    return kept if changed and is_free(kept) else None
+
+
+def _steady(rule: Compression, now: Forms, beyond: Forms, room: float) -> Compression:
+    if isinstance(rule, Auto):
+        return rule.without(beyond)
+    jumping = {}
+    for k, term in enumerate(rule.parts()):
+        before, after = ([form.parts()[k] for form in forms.values()] for forms in (now, beyond))
+        if term.is_free() and _bits(after) - _bits(before) > room:
+            jumping[k] = dict(zip(now, before, strict=True))
+    if not isinstance(rule, Additive) or not jumping:
+        return rule
+    held = Held(rule, jumping) if len(jumping) < len(rule.terms) else rule
+    return held if held.is_free() else rule
+
+
+def _bits(forms: Iterable[Form]) -> float:
+    return sum(estimated_bits(form) for form in forms)
 
 
 def _gains(
