@@ -133,12 +133,9 @@ class Auto(Compression):
                 return [(candidate, tuple(forms))]
         return [(self._maker(alone, form, dense[name]), (name,)) for name, form in forms.items()]
 
-    def without(self, forms: Forms) -> Compression:
-        """The choice among the candidates that have no part in common with those that made these forms.
-
-        Where such a candidate is a sum, it alone is left out. Itself if nothing would be left.
-        """
-        makers = [maker for maker, _ in self.settled(forms)]
+    def without_jumps(self, now: Forms, beyond: Forms, bits: float) -> Compression:
+        """The choice among the candidates that made none of the forms beyond, nor have the single part that did."""
+        makers = [maker for maker, _ in self.settled(beyond)]
         alone = [maker for maker in makers if len(maker.parts()) == 1]
         left = [c for c in self._all() if c not in makers and not any(part in alone for part in c.parts())]
         return Auto(left) if left else self

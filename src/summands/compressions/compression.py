@@ -154,6 +154,14 @@ class Compression(ABC):
         """The compressions, each with its weights, that made these forms: itself, unless it chooses among several."""
         return [(self, tuple(forms))]
 
+    def without_jumps(self, now: Mapping[str, Form], beyond: Mapping[str, Form], bits: float) -> Compression:
+        """This compression without whatever grows by more than `bits` from the forms `now` to those `beyond`.
+
+        A part of a sum stays as it is now, as long as another part is free; a choice loses the candidates that grow.
+        Itself where there is nothing to leave out.
+        """
+        return self
+
     def for_flops(self, in_size: tuple[int, ...], out_size: tuple[int, ...], groups: int) -> Compression:
         """This compression of one layer's weight with a price for a multiply-add in the place of a bit.
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ..coding import estimated_bits
-from ..compressions import Additive, Auto, Compression, squared_error
-from ..compressions.held import Held
+from ..compressions import squared_error
 from ..container import measure as measure_file
 from ..errors import BudgetError
 from ..forms import Form
@@ -180,7 +179,7 @@ def _filled(
 def steadied(tasks: Sequence[Task], found: Allocation, room: int) -> list[Task] | None:
     """The tasks with whatever jumps by more than `room` bytes to `found.beyond` held as it is; None if nothing can be.
 
-    A part of a sum is held as long as another part is free; a choice loses the candidates that jump.
+    See `Compression.without_jumps`.
     """
     if found.beyond is None:
         return None
@@ -191,24 +190,10 @@ def steadied(tasks: Sequence[Task], found: Allocation, room: int) -> list[Task] 
             now, beyond = ({name: forms[name] for name in names} for forms in (found.forms, found.beyond))
             rule = task.compression
             if _bits(beyond.values()) - _bits(now.values()) > 8 * room:
-                rule = _steady(rule, now, beyond, 8 * room)
+                rule = rule.without_jumps(now, beyond, 8 * room)
             changed |= rule is not task.compression
             kept.append(Task(task.name if names == task.weights else names[0], names, rule))
     return kept if changed and is_free(kept) else None
-
-
-def _steady(rule: Compression, now: Forms, beyond: Forms, room: float) -> Compression:
-    if isinstance(rule, Auto):
-        return rule.without(beyond)
-    jumping = {}
-    for k, term in enumerate(rule.parts()):
-        before, after = ([form.parts()[k] for form in forms.values()] for forms in (now, beyond))
-        if term.is_free() and _bits(after) - _bits(before) > room:
-            jumping[k] = dict(zip(now, before, strict=True))
-    if not isinstance(rule, Additive) or not jumping:
-        return rule
-    held = Held(rule, jumping) if len(jumping) < len(rule.terms) else rule
-    return held if held.is_free() else rule
 
 
 def _bits(forms: Iterable[Form]) -> float:
