@@ -1,0 +1,134 @@
+"""How few bytes do LeNet-300-100 and LeNet-5 need on MNIST? Whole files, against the records of the literature.
+
+Each is compressed by its task file and plan within one budget, as `summands compress` does it: all weights and biases
+on entropy-priced grids, learned by LC from a trained reference. The iterate is chosen by the validation error (5,000
+images that were not trained on), the test error measured once a run. The records are those of EPR (Oktay et al. 2020),
+which chose its trade-off by a price and not by a budget.
+
+    python -m benchmarks.records                 # or the names of some jobs, such as "lenet5 2.8kB 0"
+
+Runs are kept in the cache folder with checkpoints, and not made again; --gather writes the result of those there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+import summands as sm
+from benchmarks.record import piece, write_result
+from summands.report.tables import render
+from summands.taskfile import load_task
+from summands.zoo.cache import cache_dir
+from summands.zoo.data import load
+from summands.zoo.train import error, reference
+
+ROOT = Path(__file__).parent.parent
+RECORDS = {"lenet300": "EPR: 8.56 kB at 1.9 %", "lenet5": "EPR: 2.84 kB at 0.9 to 1.0 %"}
+JOBS = [f"lenet300 8kB {seed}" for seed in (0, 1, 2)] + [f"lenet5 2.8kB {seed}" for seed in (0, 1, 2)]
+
+
+def run(job: str) -> dict[str, Any]:
+    """One file from the reference of this seed."""
+    name, budget, seed = job.split()
+    task = load_task(ROOT / "benchmarks" / "tasks" / f"{name}_record.py")
+    assert task.train is not None and task.evaluate is not None
+    trained, test = reference(f"{name}-mnist", int(seed)), load("mnist").test
+    if name == "lenet5":
+        trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    result = sm.compress(
+        trained.model,
+        sm.Plan.from_file(ROOT / "plans" / f"{name}-record.yaml"),
+        budget=budget,
+        train=task.train,
+        evaluate=task.evaluate,
+        schedule=task.schedule,
+        seed=int(seed),
+        checkpoint=folder() / f"{job.replace(' ', '-')}.checkpoint",
+        resume=True,
+        report=lambda row: print(job, row.phase, row.index, row.error, row.size_bytes, flush=True),
+    )
+    compressed = result.apply_(copy.deepcopy(trained.model)).eval()
+    return {
+        "network": name,
+        "budget": budget,
+        "seed": int(seed),
+        "reference_test_error": trained.test_error,
+        "test_error": error(compressed, test.images, test.labels),
+        "validation_error": result.error,
+        "file_bytes": result.size_bytes,
+        "ratio": result.ratio,
+        "nonzero": {name: int(form.dense().count_nonzero()) for name, form in result.forms.items()},
+        "epochs": sum(row.phase != "direct" for row in result.history),
+        "verdict": result.verdict.name,
+        "learn_seconds": sum(row.learn_seconds for row in result.history),
+        "compress_seconds": sum(row.compress_seconds for row in result.history),
+        "measure_seconds": sum(row.measure_seconds for row in result.history),
+    }
+
+
+def folder() -> Path:
+    path = cache_dir() / "benchmarks" / "records"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A row a network and budget: mean and spread over the seeds, and the best file by its validation error."""
+    out = Table("network", "record to beat", "file bytes", "test error", "reference", box=None, pad_edge=False)
+    for heading in ("seeds", "best file", "weights left", "epochs", "C steps / all"):
+        out.add_column(heading, justify="right")
+    for name, budget in dict.fromkeys((row["network"], row["budget"]) for row in rows):
+        own = [row for row in rows if (row["network"], row["budget"]) == (name, budget)]
+        best = min(own, key=lambda row: row["validation_error"])
+        spent = [row["compress_seconds"] / sum(row[f"{k}_seconds"] for k in _SECONDS) for row in own]
+        out.add_row(
+            name,
+            RECORDS[name],
+            f"{statistics.mean(row['file_bytes'] for row in own):,.0f}",
+            _spread([row["test_error"] for row in own]),
+            f"{statistics.mean(row['reference_test_error'] for row in own):.2f} %",
+            str(len(own)),
+            f"{best['file_bytes']:,} B, {best['test_error']:.2f} %",
+            f"{sum(best['nonzero'].values()):,}",
+            str(best["epochs"]),
+            f"{100 * statistics.mean(spent):.0f} %",
+        )
+    return render(out, 160)
+
+
+_SECONDS = ("learn", "compress", "measure")
+
+
+def _spread(values: list[float]) -> str:
+    around = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{around} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", default=JOBS)
+    parser.add_argument("--gather", action="store_true", help="make no runs; write the results of those there are")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    if not arguments.gather:
+        for job in arguments.jobs:
+            print(piece("records", job, partial(run, job)), flush=True)
+    done = [job for job in JOBS if (folder() / f"{job.replace(' ', '-')}.json").exists()]
+    rows = [piece("records", job, partial(run, job)) for job in done]
+    print("\n" + table(rows))
+    if arguments.gather or arguments.jobs == JOBS:
+        print(f"\nwrote {write_result('records', rows, seeds=sorted({row['seed'] for row in rows}))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""LeNet-5 on MNIST, 30 epochs of LC, for the byte record: see plans/lenet5-record.yaml."""
+
+import torch
+
+import summands as sm
+from summands.zoo.data import load
+from summands.zoo.train import error, reference
+
+data = load("mnist")
+schedule = sm.Schedule(steps=30, mu0=2e-3, growth=1.13)
+train = sm.SGD((data.train.images, data.train.labels), lr=0.05)
+
+
+def model():
+    return reference("lenet5-mnist").model.to(memory_format=torch.channels_last)  # trains faster
+
+
+def evaluate(model):
+    return error(model, data.validation.images, data.validation.labels)
