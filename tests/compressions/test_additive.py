@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from summands.coding import estimated_bits
 from summands.compressions import (
     Additive,
     Keep,
@@ -15,6 +16,7 @@ from summands.compressions import (
     ScaledTernary,
     Ternary,
     outliers,
+    squared_error,
 )
 from summands.compressions.joint import solve_jointly
 from summands.errors import ArgumentError, WeightError
@@ -184,3 +186,21 @@ def test_refuses():
         (Keep() + Keep()).project_task({"a": torch.ones(2), "b": torch.tensor([1, torch.nan, torch.inf, 2])})
     with pytest.raises(WeightError, match="floating"):
         (Keep() + Keep()).project(torch.ones(3, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("terms", [2, 3])
+def test_what_jumps_is_held_and_the_others_are_fitted(dtype, terms):
+    weights = {"w": laplace(20, 30).to(dtype)}
+    rule = sum((LowRank("auto"), Prune("auto"))[: terms - 1], start=Quantize("auto"))
+    now, beyond = (rule.project_task(weights, price=price) for price in (0.05, 0.001))
+    jump = estimated_bits(beyond["w"].parts()[0]) - estimated_bits(now["w"].parts()[0])
+    rest = rule.without_jumps(now, beyond, jump - 1)
+    assert rest is not rule and rest.is_free()
+    assert rule.without_jumps(now, beyond, 1e9) is rule
+    for previous in (None, now):
+        form = rest.project_task(weights, price=0.001, previous=previous)["w"]
+        form.validate()
+        assert (form.shape, form.dtype, len(form.parts())) == (weights["w"].shape, dtype, terms)
+        assert form.parts()[0].same(now["w"].parts()[0])
+        assert squared_error(weights["w"], form) <= squared_error(weights["w"], now["w"])
