@@ -7,7 +7,7 @@ from summands.zoo.data import load
 from summands.zoo.train import error, reference
 
 data = load("mnist")
-schedule = sm.Schedule(steps=30, mu0=2e-3, growth=1.13)
+schedule = sm.Schedule(steps=30, mu0=1e-3, growth=1.15)
 train = sm.SGD((data.train.images, data.train.labels), lr=0.05)
 
 
