@@ -28,8 +28,8 @@ class Verdict(Enum):
     )
     FINETUNED = "The continuous parts were fine-tuned after direct compression."
     BUDGET_NOT_FILLED = (
-        "The file is more than 1 % below the budget: no choice that the plan leaves open comes nearer. "
-        "Make more hyperparameters 'auto'."
+        "The file is more than 1 % below the budget: what the plan leaves open grows in steps longer than the rest, "
+        "or would raise the error. Make more hyperparameters 'auto', or add a part such as Prune('auto')."
     )
     DIVERGED = (
         "The loss became NaN or infinite, so the loop stopped; the file holds the best iterate before that. "

@@ -128,24 +128,23 @@ Q, P = "Quantize('auto', dtype='float16')", "Prune('auto', dtype='float16')"
 
 
 @pytest.mark.parametrize("rule", [f"{Q} + {P}", [Q, P]], ids=str)
-def test_a_jump_that_does_not_fit_leaves_the_rest_to_the_other_parts(rule) -> None:
-    """From nothing to about a bit for each weight of one large layer with light tails, a quarter of that to spend."""
+@pytest.mark.parametrize("budget", [400, 600])
+def test_a_jump_that_does_not_fit_leaves_the_rest_to_the_other_parts(rule, budget: int) -> None:
+    """From nothing to about a bit for each weight of one large layer with light tails, a part of that to spend."""
     generator = torch.Generator().manual_seed(0)
     light = torch.rand(100, 80, generator=generator) + torch.rand(100, 80, generator=generator) - 1
     weights = {"large.weight": light, "small.weight": light[:10, :10] * 2}
 
     def compressed(rule) -> sm.Result:
-        return sm.compress(weights, sm.Plan({"*": rule}), budget=400)
+        return sm.compress(weights, sm.Plan({"*": rule}), budget=budget)
 
     def error(result: sm.Result) -> float:
         return sum(float((w - result.forms[n].dense()).square().sum()) for n, w in weights.items())
 
     other, single, result = compressed(Q), compressed(P), compressed(rule)
     assert other.size_bytes < 150  # there is a jump
-    assert other.size_bytes < result.size_bytes <= 400
-    assert error(result) < error(other)
-    if isinstance(rule, str):
-        assert error(result) <= error(single)
+    assert 0.98 * budget < result.size_bytes <= budget
+    assert error(result) < error(single) < error(other)
 
 
 def test_a_budget_with_nothing_free_or_too_small_states_both_sizes() -> None:

@@ -129,21 +129,18 @@ class Loop:
             tasks = settled(tasks, previous)
         if self.limit is None:
             return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
-        # A little room for what training does to the other tensors. Early on, a warm price that is near is good enough.
+        # A little room for what training does to the other tensors.
         limit, room = self.limit, int(_ROOM * self.limit.most) if self.limit.unit == "bytes" else 0
         aim = replace(limit, measure=lambda forms: limit.measure(forms) + room)
-        early = bool(previous) and 2 * state.index < self.schedule.steps
-        slack, network = 0.02 if early else 0.005, snapshot(self.model, {})
         found = c_step_within(
             aim,
             tasks,
             targets,
-            network,
+            snapshot(self.model, {}),
             mu=mu,
             price=state.price,
             previous=previous,
             importance=self.importance,
-            slack=slack,
         )
         state.price = found.price
         return found.forms

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,12 +51,13 @@ def c_step_within(
     price: float | None = None,
     previous: Mapping[str, Form] | None = None,
     importance: Mapping[str, Tensor] | None = None,
-    slack: float = 0.005,
 ) -> Allocation:
     """The C step at the one price at which the whole network costs at most the limit.
 
     A sum is fitted by descent, which takes few rounds from the solution at a near price: each price tried starts from
-    the nearest one before it. What jumps by more bytes than the limit leaves is held, and the search goes on without.
+    the next higher one before it, whose forms are smaller, if there is one. Starts from both sides would leave two
+    solutions for a price, the larger one kept from below and the smaller one from above, and no way to what lies
+    between. What jumps by more bytes than the limit leaves is held, and the search goes on without.
 
     Args:
         network: a form for every tensor of the network; those of the tasks are exchanged.
@@ -70,12 +70,12 @@ def c_step_within(
         solved: dict[float, dict[str, Form]] = {}
 
         def project(p: float) -> dict[str, Form]:
-            nearest = min(solved, key=lambda q: abs(math.log(q / p)), default=None)
-            warm = first if nearest is None else solved[nearest]
+            higher = min((q for q in solved if q > p), default=None) or max(solved, default=None)
+            warm = first if higher is None else solved[higher]
             solved[p] = c_step(tasks, targets, mu=mu, price=p, previous=warm, importance=importance)
             return solved[p]
 
-        return allocate(tasks, targets, project, whole, price=start, slack=slack, importance=importance)
+        return allocate(tasks, targets, project, whole, price=start, importance=importance)
 
     def error(found: Allocation) -> float:
         weighting = importance or {}
