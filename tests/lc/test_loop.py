@@ -179,12 +179,15 @@ def test_a_shared_codebook_stays_shared_through_finetuning() -> None:
     assert result.forms["0.weight"].values is result.forms["4.weight"].values
 
 
-def test_every_iterate_of_a_run_under_a_budget_fits(tmp_path) -> None:
-    plan = sm.Plan({"*.weight": "Prune('auto', dtype='float16')"}, ignore=["*.bias", "1.weight"])
-    options = {"plan": plan, "schedule": Schedule(steps=6, mu0=1e-2, growth=1.5, finetune=2)}
+@pytest.mark.parametrize(
+    "rule", ["Prune('auto', dtype='float16')", "LowRank('auto', dtype='float16') + Prune('auto', dtype='float16')"]
+)
+def test_every_iterate_of_a_run_under_a_budget_fits(tmp_path, rule: str) -> None:
+    plan = sm.Plan({"*.weight": rule}, ignore=["*.bias", "1.weight"])
+    options = {"plan": plan, "schedule": Schedule(steps=6, mu0=1e-2, growth=1.5, finetune=4)}
     limit = 600
     result = learn(budget=limit, **options)
-    sizes = [row.size_bytes for row in result.history if row.phase != "finetune"]
+    sizes = [row.size_bytes for row in result.history]
     assert max(sizes) <= limit and min(sizes) > 0.9 * limit
     assert result.save(tmp_path / "x.sums") <= limit
     assert result.error < learn(budget=400, **options).error
@@ -205,9 +208,15 @@ class Interrupted(Exception):
     pass
 
 
+FREE = sm.Plan({"*.weight": "LowRank('auto', dtype='float16') + Prune('auto', dtype='float16')"}, ignore=PLAN.ignore)
+BUDGETED = {"plan": FREE, "budget": 600}
+"""Under this one fine-tuning outgrows the budget and is brought back."""
+
+
 @pytest.mark.parametrize("rows", range(1, 9))
-def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int) -> None:
-    whole = learn(seed=3)
+@pytest.mark.parametrize("options", [{}, BUDGETED], ids=["fixed", "budget"])
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int, options) -> None:
+    whole = learn(seed=3, **options)
     seen = []
 
     def report(row) -> None:
@@ -217,8 +226,8 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int) -> No
 
     path = tmp_path / "run.checkpoint"
     with pytest.raises(Interrupted):
-        learn(seed=3, checkpoint=path, report=report)
-    resumed = learn(seed=3, checkpoint=path, resume=True)
+        learn(seed=3, checkpoint=path, report=report, **options)
+    resumed = learn(seed=3, checkpoint=path, resume=True, **options)
     assert resumed.save(tmp_path / "b.sums") == whole.save(tmp_path / "a.sums")
     assert (tmp_path / "a.sums").read_bytes() == (tmp_path / "b.sums").read_bytes()
     assert [row.error for row in resumed.history] == [row.error for row in whole.history]

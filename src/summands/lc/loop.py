@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..container import measure
+from ..errors import BudgetError
 from ..forms import Form
 from ..network import Network, applied, load_into, snapshot
 from ..plan import Task
@@ -127,13 +128,23 @@ class Loop:
         tasks = self.tasks
         if previous and state.index >= _CHOOSING * self.schedule.steps:
             tasks = settled(tasks, previous)
+        return self._projected(state, tasks, targets, mu, previous)
+
+    def _projected(
+        self,
+        state: State,
+        tasks: Sequence[Task],
+        targets: Mapping[str, Tensor],
+        mu: float | None,
+        previous: Mapping[str, Form] | None,
+    ) -> dict[str, Form]:
+        """The C step of these tasks, within the limit if there is one."""
         if self.limit is None:
             return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
         # A little room for what training does to the other tensors.
         limit, room = self.limit, int(_ROOM * self.limit.most) if self.limit.unit == "bytes" else 0
-        aim = replace(limit, measure=lambda forms: limit.measure(forms) + room)
         found = c_step_within(
-            aim,
+            replace(limit, measure=lambda forms: limit.measure(forms) + room),
             tasks,
             targets,
             snapshot(self.model, {}),
@@ -164,12 +175,28 @@ class Loop:
             learned = time.perf_counter() - began
             if not (self._healthy(loss) and all(bool(torch.isfinite(t).all()) for t in continuous.values())):
                 return False
-            tuned = back_on_constraints(settled(self.tasks, state.forms), continuous.current())
-            self._measure(state, "finetune", state.index, 0.0, loss, learned, 0.0, tuned)
+            began = time.perf_counter()
+            tasks = settled(self.tasks, state.forms)
+            tuned = back_on_constraints(tasks, continuous.current())
+            fitted = self._fitted(state, tasks, tuned)
+            if fitted is not tuned:
+                state.forms, continuous = fitted, Continuous(fitted)
+            compressed = time.perf_counter() - began
+            self._measure(state, "finetune", state.index, 0.0, loss, learned, compressed, fitted)
             state.index, left = state.index + 1, left - step.epochs
             state.continuous = continuous.values()
             self._save(state)
         return True
+
+    def _fitted(self, state: State, tasks: Sequence[Task], tuned: dict[str, Form]) -> dict[str, Form]:
+        """The same forms, or smaller ones near them where their trained values cost more than the limit."""
+        if self.limit is None or self.limit.measure(snapshot(self.model, tuned)) <= self.limit.most:
+            return tuned
+        try:
+            dense = {name: form.dense() for name, form in tuned.items()}
+            return self._projected(state, tasks, dense, self.schedule.mu(self.schedule.steps), tuned)
+        except BudgetError:  # the parts that are free are at their smallest; what does not fit is never the best
+            return tuned
 
     def _measure(
         self,
