@@ -10,13 +10,10 @@ otherwise; times are CPU seconds on one thread.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib
 import io
-import pickle
 import sys
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.csteps import timed
 from benchmarks.record import write_result
+from benchmarks.showcase import read_reference
 from summands.compressions import (
     Binary,
     Compression,
@@ -138,22 +136,8 @@ def described(weight: Tensor, dense: Tensor) -> dict[str, float]:
 
 
 def read_layers(path: Path) -> list[Tensor]:
-    """The three weight matrices; the pickle may build nothing but tensors of numbers."""
-
-    def tensor(storage: list[float], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
-        return torch.tensor(storage).as_strided(size, stride, offset)
-
-    class Reader(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            return {
-                ("collections", "OrderedDict"): OrderedDict,
-                ("torch._utils", "_rebuild_tensor_v2"): tensor,
-                ("torch.cuda", "FloatStorage"): list,
-            }[module, name]
-
-    with gzip.open(path) as file:
-        state = Reader(file).load()
-    return [value.contiguous() for value in state.values() if value.ndim == 2]
+    """The three weight matrices."""
+    return [value.detach() for value in read_reference(path).parameters() if value.ndim == 2]
 
 
 if __name__ == "__main__":

@@ -204,6 +204,16 @@ def test_finetuning_keeps_to_the_constraint(rule: str) -> None:
     assert plan.rules[0].compression.is_feasible({name: result.forms[name] for name in weights}, weights)
 
 
+@pytest.mark.parametrize("rule", ["PrunePenalty(2e-3)", "SoftThreshold(2e-3)", "LowRank('auto', alpha=1e-3)"])
+def test_a_penalty_is_balanced_against_mu_from_the_first_step_on(rule: str) -> None:
+    """Less is taken away as mu grows; directly there is no mu to balance it against."""
+    plan = sm.Plan({"*.weight": rule}, ignore=["*.bias", "1.weight"])
+    sizes = [row.size_bytes for row in learn(plan=plan, schedule=Schedule(steps=6, mu0=1e-3, growth=4.0)).history]
+    assert sizes[0] < sizes[-1]
+    with pytest.raises(sm.SummandsError, match="the LC loop gives it"):
+        sm.compress(small_task()[0], plan)
+
+
 class Interrupted(Exception):
     pass
 

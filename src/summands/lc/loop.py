@@ -88,7 +88,9 @@ class Loop:
         weights = self._weights()
         zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
         state = State(forms={}, multipliers=zeros, best={})
-        state.forms = self._c_step(state, weights)
+        # A penalty is balanced against mu, so the path begins with the solution at the first one.
+        mu = self.schedule.mu(0) if self.learner is not None and self.schedule.steps else None
+        state.forms = self._c_step(state, weights, mu)
         state.best = snapshot(self.model, state.forms)
         compressed = time.perf_counter() - began
         self._measure(state, "direct", 0, 0.0, None, 0.0, compressed)

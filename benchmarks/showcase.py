@@ -1,0 +1,292 @@
+"""The published LC toolkit's own showcase (UCMerced-ML/LC-model-compression, examples/lenet300), run by both.
+
+    python -m benchmarks.showcase CHECKOUT
+
+CHECKOUT is a copy of that repository, of which nothing is contained here: its shipped LeNet-300-100 with tanh is
+compressed in the six ways that its page lists, with the same structures, on the same images (each pixel's mean
+subtracted). "Printed" are its page's figures, after 820 epochs. "Toolkit" is its loop as it is, on this machine, with
+its own learning rates and penalty weights, 2 epochs a step in the place of 20. LC-accounting is its measure of size:
+32-bit values, gaps of the best width, codebook indices, biases as they are.
+
+Ours chooses its iterate on 5,000 validation images that are not trained on; the test error is measured once a run. The
+toolkit trains on all 60,000 and its last iterate is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import importlib
+import io
+import os
+import pickle
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+import summands as sm
+from benchmarks.record import RESULTS, read_result, write_result
+from summands.report.tables import render
+from summands.zoo.data import load
+from summands.zoo.train import error
+
+NUMBERS = 784 * 300 + 300 * 100 + 100 * 10 + 410
+BIAS_BITS = 410 * 32
+THEIR_STEPS, THEIR_EPOCHS = 40, 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the toolkit's page.
+
+    Args:
+        plan: the same structure here.
+        printed: its test errors in percent, and its ratio where it is printed.
+        lr, mu0, growth: of the toolkit's script.
+        tasks: what the toolkit gives each layer, by the number of the layer, or all layers together.
+    """
+
+    plan: Mapping[str, str]
+    printed: tuple[float, ...]
+    printed_ratio: float | None
+    lr: float
+    mu0: float
+    growth: float
+    tasks: Mapping[str, tuple[tuple[str, str, Mapping[str, Any]], ...]]
+
+
+K2 = ("AsVector", "AdaptiveQuantization", {"k": 2})
+SELECTED = (
+    "AsIs",
+    "RankSelection",
+    {"conv_scheme": "scheme_1", "alpha": 1e-6, "criterion": "storage", "normalize": False},
+)
+ROWS = {
+    "K = 2 for each layer": Row(
+        {"*.weight": "Quantize(2)"}, (2.56,), 30.5, 0.09, 9e-5, 1.1, {"0": (K2,), "1": (K2,), "2": (K2,)}
+    ),
+    "pruned to 5 %": Row(
+        {"*.weight": "Prune(count=13310, per='task')"},
+        (2.18,), 16.0, 0.1, 9e-5, 1.1,
+        {"all": (("AsVector", "ConstraintL0Pruning", {"kappa": 13310}),)},
+    ),
+    "one K = 2 + 1 % sparse": Row(
+        {"*.weight": "Quantize(2, per='task') + Prune(count=2662, per='task')"},
+        (2.17,), 21.8, 0.09, 9e-5, 1.1,
+        {"all": (("AsVector", "ConstraintL0Pruning", {"kappa": 2662}), K2)},
+    ),
+    "K = 2, layers 1 and 3": Row(
+        {"0.weight": "Quantize(2)", "4.weight": "Quantize(2)"}, (2.26,), 7.05, 0.09, 9e-5, 1.1, {"0": (K2,), "2": (K2,)}
+    ),
+    "5,000 kept, rank 10, K = 2": Row(
+        {"0.weight": "Prune(count=5000)", "2.weight": "LowRank(10)", "4.weight": "Quantize(2)"},
+        (2.13, 2.51), 24.8, 0.05, 9e-5, 1.4,
+        {
+            "0": (("AsVector", "ConstraintL0Pruning", {"kappa": 5000}),),
+            "1": (("AsIs", "LowRank", {"target_rank": 10, "conv_scheme": None}),),
+            "2": (K2,),
+        },
+    ),
+    "rank selection, alpha 1e-6": Row(
+        {"*.weight": "LowRank('auto', alpha=1e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1,
+        {"0": (SELECTED,), "1": (SELECTED,), "2": (SELECTED,)},
+    ),
+}  # fmt: skip
+SCHEDULE = sm.Schedule(steps=30, mu0=1e-3, growth=1.15, epochs=1, finetune=10)
+SELECTING = sm.Schedule(steps=40, mu0=1e-3, growth=1.1, epochs=1)
+"""For the penalty, whose ranks depend on mu: that of its script."""
+
+
+def read_reference(path: Path) -> nn.Sequential:
+    """The shipped network; the pickle may build nothing but tensors of numbers."""
+
+    def tensor(storage: list[float], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+        return torch.tensor(storage).as_strided(size, stride, offset).contiguous()
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            return {
+                ("collections", "OrderedDict"): OrderedDict,
+                ("torch._utils", "_rebuild_tensor_v2"): tensor,
+                ("torch.cuda", "FloatStorage"): list,
+            }[module, name]
+
+    with gzip.open(path) as file:
+        values = list(Reader(file).load().values())
+    model = untrained()
+    model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)))
+    return model
+
+
+@dataclass(frozen=True)
+class Images:
+    """MNIST as the toolkit prepares it: pixels from 0 to 1, minus each one's mean over the 60,000."""
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+    @classmethod
+    def mnist(cls) -> Images:
+        data = load("mnist")
+        least, most = data.train.images.min(), data.train.images.max()
+        splits = (data.train, data.validation, data.test)
+        flat = [((split.images - least) / (most - least)).flatten(1) for split in splits]
+        mean = torch.cat(flat[:2]).mean(0)
+        return cls(*((images - mean, split.labels) for images, split in zip(flat, splits, strict=True)))
+
+
+def ours(model: nn.Sequential, row: Row, images: Images) -> dict[str, Any]:
+    schedule = SELECTING if row.printed_ratio is None else SCHEDULE
+    began = time.process_time()
+    result = sm.compress(
+        model,
+        sm.Plan(row.plan, ignore=[name for name, _ in model.named_parameters() if not _has_rule(name, row)]),
+        train=sm.SGD(images.train, lr=row.lr, batch_size=256),
+        evaluate=lambda m: error(m, *images.validation),
+        schedule=schedule,
+    )
+    seconds = time.process_time() - began
+    compressed = result.apply_(untrained())
+    return {
+        "error": error(compressed, *images.test),
+        "lc_ratio": result.paper_ratio,
+        "file_bytes": result.size_bytes,
+        "file_ratio": result.ratio,
+        "epochs": schedule.steps * schedule.epochs + schedule.finetune,
+        "seconds": seconds,
+    }
+
+
+def untrained() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(784, 300), nn.Tanh(), nn.Linear(300, 100), nn.Tanh(), nn.Linear(100, 10))
+
+
+def _has_rule(name: str, row: Row) -> bool:
+    return any(fnmatch(name, pattern) for pattern in row.plan)
+
+
+def toolkit(model: nn.Sequential, row: Row, images: Images) -> dict[str, Any]:
+    """Its algorithm as it is; what it prints is dropped."""
+    lc, modules = importlib.import_module("lc"), importlib.import_module("lc.torch")
+    kinds = importlib.import_module("lc.compression_types")
+    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+    getters = [lambda layer=layer: layer.weight for layer in linear]
+    tasks = {}
+    for place, parts in row.tasks.items():
+        made = []
+        for view, kind, options in parts:
+            own = {"module": linear[int(place)]} if kind == "RankSelection" else {}
+            made.append((getattr(modules, view), getattr(kinds, kind)(**options, **own), kind))
+        weights = getters if place == "all" else getters[int(place)]
+        tasks[modules.ParameterTorch(weights, torch.device("cpu"))] = made if len(made) > 1 else made[0]
+    inputs, labels = (torch.cat(pair) for pair in zip(images.train, images.validation, strict=True))
+
+    def learn(model: nn.Module, penalty: Any, step: int) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=row.lr * 0.98**step, momentum=0.9, nesterov=True)
+        for _ in range(THEIR_EPOCHS * (2 if step == 0 else 1)):
+            for batch in torch.randperm(len(inputs)).split(256):
+                optimizer.zero_grad()
+                (nn.functional.cross_entropy(model(inputs[batch]), labels[batch]) + penalty()).backward()
+                optimizer.step()
+
+    errors: list[float] = []
+    began = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        algorithm = lc.Algorithm(
+            model=model,
+            compression_tasks=tasks,
+            mu_schedule=[row.mu0 * row.growth**i for i in range(THEIR_STEPS)],
+            l_step_optimization=learn,
+            evaluation_func=lambda m: errors.append(error(m, *images.test)),
+        )
+        algorithm.run()
+    bits = algorithm.count_param_bits()
+    kept = sum(layer.weight.numel() for i, layer in enumerate(linear) if not row.tasks.keys() & {str(i), "all"})
+    return {
+        "error": errors[-1],
+        "lc_ratio": 32 * NUMBERS / (bits + BIAS_BITS + 32 * kept),
+        "epochs": THEIR_EPOCHS * (THEIR_STEPS + 1),
+        "seconds": time.process_time() - began,
+    }
+
+
+def table(figures: list[dict[str, Any]]) -> str:
+    """For every row of the page what it prints, what the toolkit reaches here, and ours."""
+    columns = (
+        "printed",
+        "LC-accounting",
+        "toolkit",
+        "LC-accounting",
+        "ours",
+        "LC-accounting",
+        "file",
+        "bytes",
+        "seconds",
+    )
+    out = Table("", *columns, box=None, pad_edge=False)
+    for row in figures:
+        printed = " / ".join(f"{value:.2f}" for value in row["printed"]) + " %"
+        ratio = "-" if row["printed_ratio"] is None else f"{row['printed_ratio']:g}x"
+        theirs, own = row["toolkit"], row["ours"]
+        failed = "failed" in theirs
+        out.add_row(
+            row["row"],
+            printed,
+            ratio,
+            "fails" if failed else f"{theirs['error']:.2f} %",
+            "" if failed else f"{theirs['lc_ratio']:.2f}x",
+            f"{own['error']:.2f} %",
+            f"{own['lc_ratio']:.2f}x",
+            f"{own['file_ratio']:.1f}x",
+            f"{own['file_bytes']:,}",
+            f"{own['seconds']:.0f} / {theirs.get('seconds', 0):.0f}",
+        )
+    return render(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path, help="a copy of the toolkit's repository")
+    parser.add_argument("--fresh", action="store_true", help="measure again what the result file holds already")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    vars(np).setdefault("int", int)  # it needs the old alias
+    sys.path.insert(0, str(arguments.checkout))
+    source = arguments.checkout / "examples" / "lenet300" / "lenet300_classic.pklz"
+    images = Images.mnist()
+    reference_error = error(read_reference(source), *images.test)
+    print(f"reference: {reference_error:.2f} %")
+    held = [] if arguments.fresh or not (RESULTS / "showcase.json").is_file() else read_result("showcase")["figures"]
+    figures = {row["row"]: row for row in held}
+    for name, row in ROWS.items():
+        if name in figures:
+            continue
+        torch.manual_seed(0)
+        found = {"row": name, "printed": row.printed, "printed_ratio": row.printed_ratio}
+        found["reference_error"] = reference_error
+        found["ours"] = ours(read_reference(source), row, images)
+        try:
+            found["toolkit"] = toolkit(read_reference(source), row, images)
+        except Exception as failure:  # what the toolkit does here is what is measured
+            found["toolkit"] = {"failed": f"{type(failure).__name__}: {failure}"[:120]}
+        figures[name] = found
+        write_result("showcase", list(figures.values()), command="python -m benchmarks.showcase CHECKOUT", seed=0)
+        print(table([found]), flush=True)
+    print("\n" + table(list(figures.values())))
+
+
+if __name__ == "__main__":
+    main()
