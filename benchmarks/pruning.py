@@ -42,6 +42,7 @@ CODED = {"coded surp-paper": "paper", "coded surp-authors": "authors"}
 WAYS = (*RULES, *CODED)
 ONE_SHOT = (0.2, 0.36, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 LARGE = (0.5, 0.7, 0.8, 0.9)
+COARSE = (0.2, 0.5, 0.7, 0.8, 0.9, 0.95)
 RETRAINED = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 TO_999 = (0.92, 0.94, 0.96, 0.97, 0.98, 0.99, 0.992, 0.994, 0.996, 0.997, 0.998, 0.999)
 SOURCE = sm.Pruning((*sm.Pruning.of_what_is_left(0.2, 10).levels, *TO_999), epochs=20)
@@ -70,7 +71,7 @@ SUBJECTS = {
     "lenet300": Subject("lenet300-mnist", epochs=2),
     "lenet5": Subject("lenet5-mnist", epochs=2),
     "resnet20": Subject("resnet20-fashion-mnist", norms=True, lr=0.05),
-    "vgg": Subject("vgg-fashion-mnist", norms=True),
+    "vgg": Subject("vgg-fashion-mnist", norms=True, levels=COARSE),
     "efficientnet-lite0": Subject(None, norms=True, levels=LARGE),
 }
 JOBS = [f"one-shot:{name}:{way}" for name in SUBJECTS for way in WAYS]
