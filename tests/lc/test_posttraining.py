@@ -153,6 +153,23 @@ def test_tuning_lowers_the_distance_and_keeps_the_budget() -> None:
     assert max(plain.size_bytes, tuned.size_bytes) <= 580
 
 
+@pytest.mark.parametrize(
+    "rule",
+    ["Quantize('auto', zero=True)", ["Quantize('auto', zero=True)", "Prune('auto')"], "ScaledTernary()"],
+    ids=str,
+)
+def test_tuning_keeps_to_the_constraint(rule) -> None:
+    """Also where the price chose a number of values, or which of several compressions."""
+    model, inputs, _ = net()
+    plan = sm.Plan({"*.weight": rule}, ignore=["*.bias", "norm.*"])
+    budget = None if rule == "ScaledTernary()" else 700
+    options = sm.PostTraining(tune=5, lr=3e-2)
+    result = sm.compress(model, plan, calibration=list(inputs.split(16)), budget=budget, posttraining=options)
+    assert [row.phase for row in result.history] == ["calibrated", "tuned"]
+    forms = {name: form for name, form in result.forms.items() if result.rules[name] != "kept"}
+    assert plan.rules[0].compression.is_feasible(forms, {name: form.dense() for name, form in forms.items()})
+
+
 def test_one_codebook_over_a_task_is_calibrated_together() -> None:
     model, inputs, _ = net()
     plan = sm.Plan({"grouped.weight": "Prune(keep=0.2)", "*.weight": 'Quantize(4, per="task")'}, ["*.bias", "norm.*"])

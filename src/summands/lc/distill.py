@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,9 @@ from torch.nn import functional as F
 
 from ..forms import Form
 from ..network import load_into, snapshot
-from ..plan import Task
 from .calibrate import Calibration, Distance
 from .finetune import Continuous
 from .observe import answer, feed
-from .passes import back_on_constraints
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Tuned:
 def distilled(
     model: nn.Module,
     forms: Mapping[str, Form],
-    tasks: Sequence[Task],
+    restored: Callable[[dict[str, Form]], dict[str, Form]],
     data: Calibration,
     distance: Distance,
     epochs: int,
@@ -40,6 +38,9 @@ def distilled(
     """Trains the continuous parts of `forms`, and every other float parameter of the model, by Adam.
 
     The learning rate falls to zero as a cosine. The model is left with the new values.
+
+    Args:
+        restored: puts what moved off its compression's constraint back onto it.
     """
     before = mean_distance(model, data, distance)
     continuous = Continuous(forms)
@@ -56,7 +57,7 @@ def distilled(
                 distance_of(answer(feed(model, batch)), wanted, distance).backward()
                 optimizer.step()
                 done += 1
-    tuned = back_on_constraints(tasks, continuous.current())
+    tuned = restored(continuous.current())
     load_into(model, {**snapshot(model, {}), **tuned})
     return Tuned(tuned, before, mean_distance(model, data, distance))
 

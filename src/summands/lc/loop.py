@@ -179,7 +179,7 @@ class Loop:
                 return False
             began = time.perf_counter()
             tasks = settled(self.tasks, state.forms)
-            tuned = back_on_constraints(tasks, continuous.current())
+            tuned = back_on_constraints(tasks, continuous.current(), state.price)
             fitted = self._fitted(state, tasks, tuned)
             if fitted is not tuned:
                 state.forms, continuous = fitted, Continuous(fitted)

@@ -103,10 +103,12 @@ def settled(tasks: Iterable[Task], forms: Mapping[str, Form]) -> list[Task]:
     return found
 
 
-def back_on_constraints(tasks: Iterable[Task], forms: Mapping[str, Form]) -> dict[str, Form]:
+def back_on_constraints(
+    tasks: Iterable[Task], forms: Mapping[str, Form], price: float | None = None
+) -> dict[str, Form]:
     """The forms with every part that training moved off its compression's constraint projected back onto it.
 
-    Training moves values freely; a codebook with a zero, or of -a and a, allows less.
+    Training moves values freely; a codebook with a zero, or of -a and a, allows less. `price` is for what is "auto".
     """
     restored = dict(forms)
     for task in tasks:
@@ -115,7 +117,7 @@ def back_on_constraints(tasks: Iterable[Task], forms: Mapping[str, Form]) -> dic
             dense = {name: part.dense() for name, part in parts.items()}
             if term.is_feasible(parts, dense):
                 continue
-            for name, part in term.project_task(dense).items():
+            for name, part in term.project_task(dense, price=price).items():
                 restored[name] = restored[name].replace_part(k, part)
     return restored
 

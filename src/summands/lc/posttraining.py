@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from .judge import Evaluate, error_of
 from .moments import Moments
 from .observe import Inputs, check_calibration
 from .options import PostTraining
-from .passes import batch_norm_layers, statistics_of
+from .passes import back_on_constraints, batch_norm_layers, settled, statistics_of
 from .quadratic import Fitted, QuadraticLearner, fit
 from .statistics import StatisticsShift, halved
 
@@ -81,6 +82,7 @@ class PostTrainer:
     _layers: dict[str, _Layer] = field(default_factory=dict)
     _distances: dict[str, float] = field(default_factory=dict)
     """Of layers that are settled, and whose moments are given up."""
+    _price: float | None = None
 
     def run(self) -> tuple[Network, list[StepRecord], list[LayerRecord], Verdict]:
         """The compressed network, the history, a record of every weight, and how it ended."""
@@ -137,11 +139,11 @@ class PostTrainer:
                     self._note_layers(self._data.tally_drift(run, self.model, shift))
             else:
                 self._note_layers(self._data.tally(run))
-            settled = self._project(None, run)
-            self._install(settled)
-            self.layers += [self._layer_record(name, form) for name, form in settled.items()]
-            self._distances |= {name: self._error(name, form) for name, form in settled.items()}
-            forms |= settled
+            made = self._project(None, run)
+            self._install(made)
+            self.layers += [self._layer_record(name, form) for name, form in made.items()]
+            self._distances |= {name: self._error(name, form) for name, form in made.items()}
+            forms |= made
             self._layers = {}
         self._finish(forms)
         return {name: forms[name] for name in self._weights}
@@ -217,6 +219,7 @@ class PostTrainer:
             price=start or 0.01 * norms / (8 * aim) or None,
             slack=slack,
         )
+        self._price = found.price
         return found.forms, found.price
 
     def _error_of_nothing(self, name: str) -> float:
@@ -317,13 +320,20 @@ class PostTrainer:
 
     def _tune(self, forms: Mapping[str, Form], best: Network) -> Network:
         options = self.options
-        tuned = distilled(self.model, forms, self.tasks, self._data, options.distance, options.tune, options.lr)
+        restored = partial(self._restored, settled(self.tasks, forms))
+        tuned = distilled(self.model, forms, restored, self._data, options.distance, options.tune, options.lr)
         network = snapshot(self.model, tuned.forms)
         before = self.history[-1].error
         row = self._record("tuned", tuned.forms, tuned.after)
         fits = self.limit is None or row.size_bytes <= self.limit.most
         better = tuned.after < tuned.before and (row.error is None or before is None or row.error <= before)
         return network if fits and better else best
+
+    def _restored(self, tasks: Sequence[Task], forms: dict[str, Form]) -> dict[str, Form]:
+        for task in tasks:
+            price = None if self._price is None else self._price / self._plain_scale(task.weights)
+            forms = back_on_constraints([task], forms, price)
+        return forms
 
     # Records
 
