@@ -132,6 +132,30 @@ def test_following_drift_lowers_the_output_error() -> None:
     assert with_ < 0.9 * without
 
 
+def test_biases_restore_the_mean_outputs() -> None:
+    model, inputs, _ = net()
+    plan = sm.Plan({"*.weight": "Quantize(3)"}, ignore=["*.bias", "norm.*"])
+    plain = sm.compress(model, plan)
+    result = sm.compress(model, plan, calibration=list(inputs.split(16)))
+
+    def outputs(model: nn.Module) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, layer in model.eval().named_modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None:
+                layer.register_forward_hook(lambda _, __, output, name=name: found.update({name: output.detach()}))
+        model(inputs)
+        return found
+
+    wanted, corrected, uncorrected = (
+        outputs(net) for net in (copy.deepcopy(model), *(r.apply_(copy.deepcopy(model)) for r in (result, plain)))
+    )
+    assert wanted
+    for name, exact in wanted.items():
+        dims = [0, *range(2, exact.ndim)]
+        before, after = ((found[name] - exact).mean(dims).abs().max() for found in (uncorrected, corrected))
+        assert after < 1e-3 * exact.std() < 0.1 * before
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     model, inputs, _ = net()
     plan = sm.Plan({"*.weight": "Grid('auto')"}, ignore=["*.bias", "norm.*"])
