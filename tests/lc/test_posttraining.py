@@ -177,6 +177,16 @@ def test_tuning_lowers_the_distance_and_keeps_the_budget() -> None:
     assert max(plain.size_bytes, tuned.size_bytes) <= 580
 
 
+@pytest.mark.parametrize("budget", [600, 800])
+def test_tuned_values_that_cost_more_are_brought_back_within_the_budget(budget: int) -> None:
+    model, inputs, _ = net()
+    rule = "LowRank('auto', dtype='float16') + Prune('auto', dtype='float16')"
+    plan = sm.Plan({"*.weight": rule}, ignore=["*.bias", "norm.*"])
+    options = sm.PostTraining(tune=30, lr=3e-2)
+    result = sm.compress(model, plan, calibration=list(inputs.split(16)), budget=budget, posttraining=options)
+    assert max(row.size_bytes for row in result.history) <= budget
+
+
 @pytest.mark.parametrize(
     "rule",
     ["Quantize('auto', zero=True)", ["Quantize('auto', zero=True)", "Prune('auto')"], "ScaledTernary()"],

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from ..container import measure
-from ..errors import BudgetError
 from ..forms import Form
 from ..network import Network, applied, load_into, snapshot
 from ..plan import Task
@@ -29,7 +28,7 @@ from .checkpoint import Checkpoint
 from .finetune import Continuous
 from .judge import Evaluate, error_of
 from .learner import Learner, Step
-from .passes import back_on_constraints, c_step, c_step_within, recompute_batch_norm, settled
+from .passes import back_on_constraints, c_step, c_step_within, recompute_batch_norm, settled, shrunk
 from .schedule import Schedule
 from .state import State
 
@@ -130,26 +129,15 @@ class Loop:
         tasks = self.tasks
         if previous and state.index >= _CHOOSING * self.schedule.steps:
             tasks = settled(tasks, previous)
-        return self._projected(state, tasks, targets, mu, previous)
-
-    def _projected(
-        self,
-        state: State,
-        tasks: Sequence[Task],
-        targets: Mapping[str, Tensor],
-        mu: float | None,
-        previous: Mapping[str, Form] | None,
-    ) -> dict[str, Form]:
-        """The C step of these tasks, within the limit if there is one."""
-        if self.limit is None:
+        aim = self._aim()
+        if aim is None:
             return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
-        # A little room for what training does to the other tensors.
-        limit, room = self.limit, int(_ROOM * self.limit.most) if self.limit.unit == "bytes" else 0
+        network = snapshot(self.model, {})
         found = c_step_within(
-            replace(limit, measure=lambda forms: limit.measure(forms) + room),
+            aim,
             tasks,
             targets,
-            snapshot(self.model, {}),
+            network,
             mu=mu,
             price=state.price,
             previous=previous,
@@ -157,6 +145,13 @@ class Loop:
         )
         state.price = found.price
         return found.forms
+
+    def _aim(self) -> Limit | None:
+        """The limit with a little room for what training does to the other tensors."""
+        if self.limit is None or self.limit.unit != "bytes":
+            return self.limit
+        limit, room = self.limit, int(_ROOM * self.limit.most)
+        return replace(limit, measure=lambda forms: limit.measure(forms) + room)
 
     def _finetune(self, state: State, learner: Learner) -> bool:
         """False when it diverged."""
@@ -192,13 +187,10 @@ class Loop:
 
     def _fitted(self, state: State, tasks: Sequence[Task], tuned: dict[str, Form]) -> dict[str, Form]:
         """The same forms, or smaller ones near them where their trained values cost more than the limit."""
-        if self.limit is None or self.limit.measure(snapshot(self.model, tuned)) <= self.limit.most:
+        aim, network = self._aim(), snapshot(self.model, {})
+        if aim is None or self.limit is None or self.limit.measure({**network, **tuned}) <= self.limit.most:
             return tuned
-        try:
-            dense = {name: form.dense() for name, form in tuned.items()}
-            return self._projected(state, tasks, dense, self.schedule.mu(self.schedule.steps), tuned)
-        except BudgetError:  # the parts that are free are at their smallest; what does not fit is never the best
-            return tuned
+        return shrunk(aim, tasks, tuned, network, mu=self.schedule.mu(self.schedule.steps), price=state.price)
 
     def _measure(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compressions import squared_error
-from ..errors import ArgumentError, in_context, must
+from ..errors import ArgumentError, BudgetError, in_context, must
 from ..forms import Form
 from ..plan import Task
 from ..selection import Allocation, Limit, allocate, steadied
@@ -92,6 +92,23 @@ def c_step_within(
             break
         best = again
     return replace(best, price=found.price)
+
+
+def shrunk(
+    limit: Limit,
+    tasks: Sequence[Task],
+    forms: dict[str, Form],
+    network: Mapping[str, Form],
+    *,
+    mu: float | None = None,
+    price: float | None = None,
+) -> dict[str, Form]:
+    """Forms near these within the limit, for which training made them too costly; these, if nothing smaller is left."""
+    dense = {name: form.dense() for name, form in forms.items()}
+    try:
+        return c_step_within(limit, tasks, dense, network, mu=mu, price=price, previous=forms).forms
+    except BudgetError:
+        return forms
 
 
 def settled(tasks: Iterable[Task], forms: Mapping[str, Form]) -> list[Task]:

@@ -32,7 +32,7 @@ from .judge import Evaluate, error_of
 from .moments import Moments
 from .observe import Inputs, check_calibration
 from .options import PostTraining
-from .passes import back_on_constraints, batch_norm_layers, settled, statistics_of
+from .passes import back_on_constraints, batch_norm_layers, settled, shrunk, statistics_of
 from .quadratic import Fitted, QuadraticLearner, fit
 from .statistics import StatisticsShift, halved
 
@@ -333,7 +333,9 @@ class PostTrainer:
         for task in tasks:
             price = None if self._price is None else self._price / self._plain_scale(task.weights)
             forms = back_on_constraints([task], forms, price)
-        return forms
+        if self.limit is None or self._size(forms) <= self.limit.most:
+            return forms
+        return shrunk(self.limit, tasks, forms, snapshot(self.model, {}))
 
     # Records
 
