@@ -77,7 +77,7 @@ SUBJECTS = {
 }
 JOBS = [f"one-shot:{name}:{way}" for name in SUBJECTS for way in WAYS]
 JOBS += [f"retrained:{name}:{rule}:{seed}" for name in ("lenet300", "lenet5") for seed in (0, 1, 2) for rule in RULES]
-JOBS += [f"retrained:resnet20:{rule}:0" for rule in ("surp-paper", "lamp", "global")]
+JOBS += [f"retrained:resnet20:{rule}:0" for rule in ("surp-authors", "lamp", "global")]
 
 
 @dataclass(frozen=True, eq=False)
