@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +112,10 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, call) -> None:
     sm.compress(nn.Linear(4, 3), sm.Plan({"*": "Keep()"})).save(tmp_path / "net.sums")
     code, _, err = call("plot", tmp_path / "net.sums", "-o", tmp_path / "no" / "x.html")
     assert code == 2 and "cannot write" in err
+
+
+def test_the_command_line_needs_no_module_of_one_system_alone() -> None:
+    """As on Windows, which has none of these."""
+    missing = "import sys; sys.modules.update(dict.fromkeys(['fcntl', 'resource', 'pwd', 'grp', 'termios']))"
+    done = subprocess.run([sys.executable, "-c", f"{missing}; import summands.cli"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from .errors import CorruptFileError, FileError, must
 from .records import RunRecord, SearchRecord, StepRecord, WeightRecord
@@ -31,8 +32,7 @@ class Journal:
     def append(self, event: str, **values: Any) -> None:
         """One line, on the disk when this returns. A torn line before it, of a process that was killed, is ended."""
         line = json.dumps({"event": event, **values}).encode()
-        with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.folder / "records.lock"), self.path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(end - 1, 0))
             torn = end > 0 and file.read(1) != b"\n"

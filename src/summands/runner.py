@@ -7,7 +7,6 @@ the step that each of its runs was in: started again, it goes on from the checkp
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from .api import compress
@@ -259,14 +259,15 @@ def _reference_error(evaluate: Callable[[nn.Module], float], network: nn.Module)
 @contextmanager
 def _alone(path: Path, *, wait: bool) -> Iterator[None]:
     """Holds a lock that the system gives back however this process ends; FileError if it is taken, unless `wait`."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise FileError(
-                f"another search is at work in {path.parent}; wait for it, or give another folder"
-            ) from None
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise FileError(f"another search is at work in {path.parent}; wait for it, or give another folder") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def main() -> None:
