@@ -42,7 +42,7 @@ RULES = ("surp-paper", "surp-authors", "lamp", "erk", "uniform", "global")
 CODED = {"coded surp-paper": "paper", "coded surp-authors": "authors"}
 WAYS = (*RULES, *CODED)
 ONE_SHOT = (0.2, 0.36, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
-LARGE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+FRAGILE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 COARSE = (0.2, 0.5, 0.7, 0.8, 0.9, 0.95)
 RETRAINED = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 TO_999 = (0.92, 0.94, 0.96, 0.97, 0.98, 0.99, 0.992, 0.994, 0.996, 0.997, 0.998, 0.999)
@@ -73,7 +73,7 @@ SUBJECTS = {
     "lenet5": Subject("lenet5-mnist", epochs=2),
     "resnet20": Subject("resnet20-fashion-mnist", norms=True, lr=0.05),
     "vgg": Subject("vgg-fashion-mnist", norms=True, levels=COARSE),
-    "efficientnet-lite0": Subject(None, norms=True, levels=LARGE),
+    "efficientnet-lite0": Subject(None, norms=True, levels=FRAGILE),
 }
 JOBS = [f"one-shot:{name}:{way}" for name in SUBJECTS for way in WAYS]
 JOBS += [f"retrained:{name}:{rule}:{seed}" for name in ("lenet300", "lenet5") for seed in (0, 1, 2) for rule in RULES]

@@ -1,4 +1,4 @@
-"""Every compression through all doors: directly or by LC, fine-tuned, saved, loaded."""
+"""Every compression through a whole run: LC, within a budget where it leaves something open, tuned, saved, loaded."""
 
 import pytest
 import torch
