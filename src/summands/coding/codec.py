@@ -91,14 +91,16 @@ def estimated_bits(form: Form, earlier: Form | None = None) -> float:
 def _code_parts(section: Section, form: Form, layout: Layout, earlier: Form | None = None) -> tuple[float, ...]:
     bits = []
     side = None
-    for part, leaf in zip(form.parts(), layout.leaves(), strict=True):
+    parts = form.parts()
+    for i, (part, leaf) in enumerate(zip(parts, layout.leaves(), strict=True)):
         before = section.coder.bits
         tensors = {name: tensor.detach().cpu() for name, tensor in part.tensors().items()}
         for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
             if stored.shared is None:
                 section.code(tensors[field.name], field, _side_of(field, tensors, side, earlier))
         bits.append(section.coder.bits - before)
-        side = _side_after(part, side)
+        if i + 1 < len(parts):
+            side = _side_after(part, side)
     return tuple(bits)
 
 

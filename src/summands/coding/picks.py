@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .range_coder import DECODE, MEASURE, code_bit, code_number, code_raw
+from .range_coder import DECODE, LEAN, MEASURE, code_bit, code_number, code_raw
 from .sequence import new_sequence, next_place, position_at
 
 _FARTHEST = 64  # epochs: no pick of an encoder is so far from the last one, with probability e^-64
@@ -27,7 +27,7 @@ PICK_CONTEXTS = _ESCAPES + 64
 _FAST, _SLOW = 127, 1023
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def _code_length(mode, low, width, position, data, model, base, value):
     """A number in [0, 2^31): how long value + 1 is by adaptive decisions, then its bits below the leading one."""
     length = 0

@@ -15,7 +15,7 @@ from numba import njit
 
 from .choices import Choice, order_of, scanned
 from .contexts import CLASSES, LARGEST, LEVEL_CONTEXTS, SECOND, SECOND_GRID, UNIT, class_of
-from .range_coder import bits_of, learn, new_model
+from .range_coder import LEAN, bits_of, learn, new_model
 from .streams import halved, learnt_levels
 from .trellis import NO_PATH, PATH
 
@@ -57,7 +57,7 @@ def price_levels(
     return levels, cost
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def _bits(model, k, odd, magnitude):
     """Bits of a magnitude in class k, its sign included."""
     base = SECOND_GRID if odd else 0
@@ -74,7 +74,7 @@ def _bits(model, k, odd, magnitude):
     return total
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def _learn(model, k, odd, magnitude, fast, slow):
     base = SECOND_GRID if odd else 0
     learn(model, base + k, fast, slow, 1 if magnitude else 0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -28,7 +29,7 @@ _PROBABILITY_BITS = 20
 
 _FULL = np.uint64(2**64 - 1)
 _LEAST = np.uint64(2**32)
-_0, _8, _32, _56 = np.uint64(0), np.uint64(8), np.uint64(32), np.uint64(56)
+_1, _2, _8, _32, _56 = np.uint64(1), np.uint64(2), np.uint64(8), np.uint64(32), np.uint64(56)
 _SHIFT = np.uint64(20)  # probabilities have 20 bits
 _DROP = STATE_BITS + 1 - 20  # the sum of two estimates has one bit more
 # What an estimate moves to after a 0 or a 1. Not quite 0 and 1, so that no decision is ever impossible.
@@ -39,8 +40,12 @@ _ZERO, _ONE = 1 << 9, (1 << STATE_BITS) - (1 << 9)
 _RECIPROCALS = np.array([round(2**32 / (n + 1.5)) for n in range(LIMIT_MAX + 1)], dtype=np.int64)
 _BITS = -np.log2((np.arange(4096) + 0.5) / 4096)  # of a decision whose chance lies in the n-th part of 4096
 
+LEAN: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+"""Numba's options of what is called for every decision: no counting of references to its arrays, which the compiler
+would not remove (a third of the time). Such a function can make no array."""
 
-@njit(cache=True, nogil=True)
+
+@njit(**LEAN)
 def _carry(data, position):
     """Adds one to the number written so far."""
     position -= 1
@@ -51,7 +56,7 @@ def _carry(data, position):
         data[position] += 1
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def _shift_word(mode, low, position, data):
     """Moves 32 bits out, or in: zeros after the end of the input."""
     if mode == ENCODE:
@@ -66,37 +71,37 @@ def _shift_word(mode, low, position, data):
     return low
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def learn(model, i, fast, slow, bit):
     """What context i of the model takes from a decision: both estimates move towards it, and the count grows."""
-    place = np.uint64(i)  # unsigned, or Numba looks for negative indices
-    quick = np.int64(model[place, 0])
-    steady = np.int64(model[place, 1])
-    count = np.int64(model[place, 2])
+    place = np.uint64(3 * i)  # unsigned, or Numba looks for negative indices
+    quick = np.int64(model[place])
+    steady = np.int64(model[place + _1])
+    count = np.int64(model[place + _2])
     target = _ONE if bit != 0 else _ZERO
-    model[place, 0] = quick + (((target - quick) * _RECIPROCALS[np.uint64(min(count, fast))]) >> 32)
-    model[place, 1] = steady + (((target - steady) * _RECIPROCALS[np.uint64(count)]) >> 32)
-    model[place, 2] = min(count + 1, slow)
+    model[place] = quick + (((target - quick) * _RECIPROCALS[np.uint64(min(count, fast))]) >> 32)
+    model[place + _1] = steady + (((target - steady) * _RECIPROCALS[np.uint64(count)]) >> 32)
+    model[place + _2] = min(count + 1, slow)
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def bits_of(model, i, bit):
     """Bits that a decision under context i of the model would take now, within 0.01 unless it takes more than 9."""
-    place = np.uint64(i)
-    chance = (np.int64(model[place, 0]) + np.int64(model[place, 1])) >> (STATE_BITS + 1 - 12)
+    place = np.uint64(3 * i)
+    chance = (np.int64(model[place]) + np.int64(model[place + _1])) >> (STATE_BITS + 1 - 12)
     return _BITS[np.uint64(chance if bit != 0 else 4095 - chance)]
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
     """One decision under context i of the model, which learns from it.
 
     A context is (fast estimate, slow estimate, count). The probability of a 1 is the mean of both estimates, whose
     counts stop at the limits fast <= slow.
     """
-    place = np.uint64(i)
-    quick = np.int64(model[place, 0])
-    steady = np.int64(model[place, 1])
+    place = np.uint64(3 * i)
+    quick = np.int64(model[place])
+    steady = np.int64(model[place + _1])
     bound = (width >> _SHIFT) * np.uint64((quick + steady) >> _DROP)
     if mode == DECODE:
         bit = 1 if low < bound else 0
@@ -110,7 +115,7 @@ def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
         elif mode == DECODE:
             low -= bound
         width -= bound
-    learn(model, place, fast, slow, bit)
+    learn(model, i, fast, slow, bit)
     if width < _LEAST:
         low = _shift_word(mode, low, position, data)
         width = width << _32
@@ -118,7 +123,7 @@ def code_bit(mode, low, width, position, data, model, i, fast, slow, bit):
     return low, width, position, bit
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def code_even(mode, low, width, position, data, bit):
     """One decision with even odds."""
     width = width >> np.uint64(1)
@@ -137,7 +142,7 @@ def code_even(mode, low, width, position, data, bit):
     return low, width, position, bit
 
 
-@njit(cache=True, nogil=True, forceinline=True)
+@njit(**LEAN, forceinline=True)
 def code_raw(mode, low, width, position, data, bits, value):
     """The lowest `bits` (at most 16) bits of a value, all values equally likely."""
     part = width >> np.uint64(bits)
@@ -157,7 +162,7 @@ def code_raw(mode, low, width, position, data, bits, value):
     return low, width, position, value
 
 
-@njit(cache=True, nogil=True)
+@njit(**LEAN)
 def code_number(mode, low, width, position, data, bits, value):
     """The lowest `bits` (at most 64) bits of a value, all values equally likely."""
     result = np.int64(0)
@@ -176,15 +181,13 @@ def code_number(mode, low, width, position, data, bits, value):
 
 
 def new_model(contexts: int) -> np.ndarray:
-    """Contexts that know nothing: both estimates at 1/2, no decision seen."""
+    """Contexts that know nothing, three numbers each: both estimates at 1/2, no decision seen."""
     return _fresh(contexts).copy()
 
 
 @lru_cache(maxsize=64)
 def _fresh(contexts: int) -> np.ndarray:
-    model = np.empty((contexts, 3), dtype=np.int32)
-    model[:] = (1 << (STATE_BITS - 1), 1 << (STATE_BITS - 1), 0)
-    return model
+    return np.tile(np.array([1 << (STATE_BITS - 1), 1 << (STATE_BITS - 1), 0], dtype=np.int32), contexts)
 
 
 class Coder:
