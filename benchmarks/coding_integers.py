@@ -24,8 +24,6 @@ from summands.forms import Grid
 STEPS = (0.1, 0.25, 0.8, 1.6, 2.5, 4.0, 6.0)
 LARGE_STEPS = (0.25, 0.8, 1.6, 4.0)
 """For networks of more than two million entries."""
-GENERAL_ENTRIES = 2_000_000
-"""Up to here zstd and brotli are run: at their best they take a minute for more."""
 POOLED = 65536
 """Smaller tensors share a section, as in a file."""
 OTHERS = ("nncodec", "entropy", "constriction", "constriction_laplace", "huffman", "sparse_huffman", "zstd", "brotli")
@@ -59,7 +57,7 @@ def _row(name: str, weights: Mapping[str, Tensor], step: float) -> Row:
         "huffman_bytes": sum(map(_huffman_bits, levels.values())) / 8,
         "sparse_huffman_bytes": sum(map(_sparse_huffman_bits, levels.values())) / 8,
         **_static(levels),
-        **_general(levels, count),
+        **_general(levels),
     }
 
 
@@ -134,10 +132,8 @@ def _static(levels: Levels) -> dict[str, int]:
     return sizes
 
 
-def _general(levels: Levels, count: int) -> dict[str, int | None]:
-    """zstd at 19 and brotli at its best, on the narrowest integers."""
-    if count > GENERAL_ENTRIES:
-        return {"zstd_bytes": None, "brotli_bytes": None}
+def _general(levels: Levels) -> dict[str, int]:
+    """zstd at 19 and brotli at its best, on the narrowest integers; a minute for ten million entries."""
     import brotli
     import zstandard
 
