@@ -12,7 +12,7 @@ on test data, measured once for every file; EfficientNet-Lite0's is its top-1 di
 of photos.
 
 Every job's rows are kept in the cache and levels have checkpoints, so that a run goes on where it was ended;
-`--gather` writes the result of the jobs that are done.
+`--gather` writes the result of the jobs that are done. What a job of another machine has in the result stays there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import summands as sm
-from benchmarks.record import RESULTS, write_result
+from benchmarks.record import RESULTS, read_result, write_result
 from summands.report.tables import render
 from summands.zoo.cache import cache_dir, store
 from summands.zoo.data import load
@@ -195,6 +195,12 @@ def _kept(job: str, folder: Path) -> Path:
     return folder / f"{job.replace(':', '_').replace(' ', '-')}.json"
 
 
+def _known(job: str) -> list[dict[str, Any]]:
+    """Its rows in the result file."""
+    kind, name, way, *seed = job.split(":")
+    return _of(read_result("pruning")["figures"], kind=kind, network=name, way=way, seed=int(seed[0]) if seed else 0)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """For each kind and network the error (mean over the seeds) and the kB, a column for each level."""
     kinds = dict.fromkeys((row["kind"], row["network"]) for row in rows)
@@ -302,7 +308,7 @@ def main() -> None:
         for job in arguments.jobs or JOBS:
             run(job, folder)
     if arguments.gather or not arguments.jobs:
-        rows = [row for job in JOBS if _kept(job, folder).is_file() for row in run(job, folder)]
+        rows = [row for job in JOBS for row in (run(job, folder) if _kept(job, folder).is_file() else _known(job))]
         print(table(rows))
         written = write_result("pruning", rows, seeds=sorted({row["seed"] for row in rows}))
         picture(rows, RESULTS.parent.parent / "docs" / "pruning.svg")

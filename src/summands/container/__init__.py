@@ -2,6 +2,7 @@
 
 from .header import Header
 from .reader import Contents, read, read_header, read_prefix
+from .remember import remembered
 from .writer import Writer, Written, measure, to_bytes, write
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "read",
     "read_header",
     "read_prefix",
+    "remembered",
     "to_bytes",
     "write",
 ]

@@ -24,7 +24,6 @@ from torch import Tensor
 from ..coding import encode_section, layout_of, shared_tensors
 from ..errors import ArgumentError, FileError, in_context, must
 from ..forms import Dense, Events, Form, Successive
-from .blocks import row_blocks
 from .header import (
     MAX_FORMS,
     MAX_LAYERS,
@@ -39,6 +38,7 @@ from .header import (
     write_header,
 )
 from .layers import cut_sequences, schedule, so_far
+from .remember import blocks_of, encoded
 
 SECTION_ENTRIES = 1 << 20
 """A section holds consecutive weights of at most so many entries together, or one weight, or a row block of one."""
@@ -302,7 +302,7 @@ class Builder:
 
     def _blocks(self, form: Form) -> list[Form]:
         """The row blocks of a large form; what these have in common joins the shared tensors."""
-        blocks = row_blocks(form, SECTION_ENTRIES)
+        blocks = blocks_of(form, SECTION_ENTRIES)
         own = {id(tensor) for tensor in form.tensors().values()}
         common = [tensor for tensor in blocks[0].tensors().values() if id(tensor) in own]
         if len(blocks) == 1 or (own - {id(tensor) for tensor in common}) & self._shared_ids():
@@ -327,18 +327,18 @@ class Builder:
     def _close_section(self) -> None:
         if not self._pool:
             return
-        encoded = encode_section([form for _, _, form in self._pool], self._shared, self._earlier())
+        section = encoded([form for _, _, form in self._pool], self._shared, self._earlier())
         members = tuple(Member(weight, layout_of(form, self._shared), term) for weight, term, form in self._pool)
         names = list(self._bits)
-        for (weight, term, _), bits in zip(self._pool, encoded.part_bits, strict=True):
+        for (weight, term, _), bits in zip(self._pool, section.part_bits, strict=True):
             if weight >= len(names):  # a run of a shared sequence
                 continue
             sums = self._bits[names[weight]]
             sums.extend([0.0] * (term + len(bits) - len(sums)))
             for k, part in enumerate(bits, start=term):
                 sums[k] += part
-        self._layers[-1].append(Section(members, len(encoded.payload), zlib.crc32(encoded.payload)))
-        self._spool.write(encoded.payload)
+        self._layers[-1].append(Section(members, len(section.payload), zlib.crc32(section.payload)))
+        self._spool.write(section.payload)
         self._pool = []
 
     def _earlier(self) -> list[Form | None]:

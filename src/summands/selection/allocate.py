@@ -20,6 +20,7 @@ from torch import Tensor
 from ..coding import estimated_bits
 from ..compressions import squared_error
 from ..container import measure as measure_file
+from ..container import remembered
 from ..errors import BudgetError
 from ..forms import Form
 from ..plan import Task
@@ -101,13 +102,10 @@ def allocate(
     """
     importance = importance or {}
     scale = sum(_energy(w, importance.get(name)) for name, w in weights.items()) / (8 * limit.most) or 1.0
-    tried: dict[float, Allocation] = {}
 
     def at(p: float) -> Allocation:
-        if p not in tried:
-            forms = project(p)
-            tried[p] = Allocation(forms, p, limit.measure(forms))
-        return tried[p]
+        forms = project(p)
+        return Allocation(forms, p, limit.measure(forms))
 
     low, high = _bracket(at, limit, scale if price is None else price, scale)
     if low is None:
@@ -119,7 +117,8 @@ def allocate(
         # A straight line finds the limit fast where sizes are fine; halving is sure where they jump.
         middle = at(_between(low, high, most) if i % 2 == 0 else math.sqrt(low.price * high.price))
         low, high = (low, middle) if middle.size <= most else (middle, high)
-    return _filled(tasks, weights, low, high, limit, importance)
+    with remembered():
+        return _filled(tasks, weights, low, high, limit, importance)
 
 
 def _bracket(
