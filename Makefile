@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-thorough lint format clean
+.PHONY: demo test test-thorough test-bounds lint format clean
 
 $(VENV)/demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ test: $(VENV)/test  ## every test, on two processes
 
 test-thorough: $(VENV)/test  ## the same with 1,000 cases a property and the slow tests
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -n 2 --thorough
+
+test-bounds: $(VENV)/test  ## what reads and writes files, every index in a compiled kernel checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds $(BIN)/pytest -n 2 tests/coding tests/container tests/attacks tests/golden tests/compressions
 
 lint: $(VENV)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

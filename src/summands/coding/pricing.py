@@ -47,7 +47,7 @@ def price_levels(
         like = halved(like)
     # A path is one of the entries in memory order.
     choice, known = learnt_levels(like, on_path=on_path) if price else (Choice(), new_model(LEVEL_CONTEXTS))
-    model = np.concatenate([known, known[: 3 * CLASSES]])  # both quantisers begin alike
+    model = np.concatenate([known, known[: 3 * 3 * CLASSES]])  # both quantisers begin alike; three numbers a context
     run, columns = scanned(entries, choice.scan)
     weighting, path = scanned(importance, choice.scan)[0], PATH if on_path else NO_PATH
     found, cost = _priced(run, weighting, step, price, penalty, model, columns, path, choice.for_kernel())
