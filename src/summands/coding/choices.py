@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ MIXES = ((0, 0, 0), (0, 8, 8), (4, 4, 8), (0, 4, 12), (4, 8, 4), (0, 16, 0), (8,
 DRIFTS = (3, 4, 5, 6)
 RATES = ((255, 1023), (60, 1023), (30, 255), (1023, 8191))
 _BITS = {"kernel": 1, "scan": 2, "mix": 3, "coarse": 2, "drift": 2, "rate": 2, "detail": 2, "signs": 1}
+CHOICE_BITS = np.array(list(_BITS.values()), dtype=np.int64)
 CHOICE_CONTEXTS = 16 * (len(_BITS) + 1)
 LEAST_SAMPLE, MOST_SAMPLE = 8192, 32768
 
@@ -46,10 +47,9 @@ class Choice:
         numbers = (*MIXES[self.mix], self.coarse, DRIFTS[self.drift], *RATES[self.rate], self.detail, self.signs)
         return np.array(numbers, dtype=np.int64)
 
-    def code(self, code: Callable[[int, int, int], int]) -> Choice:
-        """Codes every field by code(place, bits, value) -> value."""
-        values = [code(i, _BITS[field.name], getattr(self, field.name)) for i, field in enumerate(fields(self))]
-        return Choice(*values)
+    def numbers(self) -> np.ndarray:
+        """The fields, of CHOICE_BITS each."""
+        return np.array([getattr(self, name) for name in _BITS], dtype=np.int64)
 
 
 Trials = Iterable[tuple[str, tuple[int, ...]]]

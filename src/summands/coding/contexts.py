@@ -390,14 +390,16 @@ def code_gaps(mode, state, data, model, x, size, fast, slow):
 
 
 @njit(cache=True, nogil=True)
-def code_choice(mode, state, data, model, base, bits, value):
-    """One of the encoder's choices: `bits` decisions, in a tree of its own at `base`."""
+def code_choices(mode, state, data, model, first, bits, values):
+    """The encoder's choices from number `first` on, of so many bits each: decisions in trees of 16 contexts."""
     low, width, position = state[0], state[1], np.int64(state[2])
-    node = np.int64(1)
-    for b in range(bits - 1, -1, -1):
-        low, width, position, bit = code_bit(
-            mode, low, width, position, data, model, base + node, 30, 255, (value >> b) & 1
-        )
-        node = 2 * node + bit
+    for i in range(values.size):
+        node = np.int64(1)
+        for b in range(bits[i] - 1, -1, -1):
+            context = 16 * (first + i) + node
+            low, width, position, bit = code_bit(
+                mode, low, width, position, data, model, context, 30, 255, (values[i] >> b) & 1
+            )
+            node = 2 * node + bit
+        values[i] = node - (1 << bits[i])
     state[0], state[1], state[2] = low, width, np.uint64(position)
-    return node - (1 << bits)

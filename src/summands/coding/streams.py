@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import must
 from . import contexts as kernels
-from .choices import CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
+from .choices import CHOICE_BITS, CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
 from .digits import DIGIT_CONTEXTS, code_digits
 from .kinds import Codes, Digits, Field, Levels, PathLevels, Picks, Positions
 from .picks import PICK_CONTEXTS, code_picks
@@ -42,6 +42,7 @@ _FLOAT_TRIALS: Trials = (
     ("scan", (0, 1)),
     ("rate", (0, 1, 3)),
 )
+_ONE_BIT = np.ones(1, dtype=np.int64)
 _RARE = 0.05  # below this share of nonzeros, blocks of zeros come first
 
 
@@ -298,12 +299,12 @@ def _code_choice(coder: Coder, models: Models, name: str, choice: Choice, last: 
     model = models(f"choice of {name}", CHOICE_CONTEXTS)
     coder.reserve(64)
 
-    def code(place: int, bits: int, value: int) -> int:
-        return int(kernels.code_choice(coder.mode, coder.state, coder.data, model, 16 * place, bits, value))
+    def code(first: int, bits: np.ndarray, values: np.ndarray) -> list[int]:
+        kernels.code_choices(coder.mode, coder.state, coder.data, model, first, bits, values)
+        return list(map(int, values))
 
-    if code(CHOICE_CONTEXTS // 16 - 1, 1, int(choice != last)):
-        return choice.code(code)
-    return last
+    (changed,) = code(len(CHOICE_BITS), _ONE_BIT, np.array([choice != last], dtype=np.int64))
+    return Choice(*code(0, CHOICE_BITS, choice.numbers())) if changed else last
 
 
 def _scanned_sides(sides: np.ndarray | None, scan: int) -> np.ndarray:
