@@ -90,6 +90,17 @@ def test_bits_per_weight_are_met_at_the_best_error(trained, rate, trellis):
                 assert error(weight, form) <= 1.03 * error(weight, other)
 
 
+@pytest.mark.parametrize("trellis", [False, True])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_from_the_last_step_it_is_as_good_as_from_none(trained, trellis, factor):
+    """The price and the weights have moved since, as they do from C step to C step."""
+    weight, grid = trained[0], Grid("auto", trellis=trellis)
+    price = 0.3 * float(weight.double().square().mean())
+    last = grid.project(weight * 1.02, price=factor * price)
+    warm, cold = grid.project(weight, price=price, previous=last), grid.project(weight, price=price)
+    assert grid.objective(weight, warm, price=price) <= 1.003 * grid.objective(weight, cold, price=price)
+
+
 def test_a_rate_that_no_level_fits_leaves_zeros():
     form = Grid(bits_per_weight=0.001).project(torch.randn(50, generator=torch.Generator().manual_seed(0)))
     assert not form.dense().any()

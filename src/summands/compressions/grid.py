@@ -99,7 +99,7 @@ class Grid(Compression):
         elif isinstance(self.step, (int, float)):
             forms = [*fit.forms(float(self.step), price)]
         elif price > 0:
-            forms = [*fit.forms(fit.best_step(price), price)]
+            forms = [*fit.forms(fit.best_step(price, _step_of(terms.previous)), price)]
         else:
             remedy = "set a budget, or a number for step"
             raise ArgumentError(must('the price of Grid("auto")', "above 0", terms.price, remedy))
@@ -169,8 +169,11 @@ class _Fit:
             step=step,
         )
 
-    def best_step(self, price: float) -> float:
-        """The step of least error + price * bits for evenly spread entries, within an eighth of an octave."""
+    def best_step(self, price: float, last: float | None = None) -> float:
+        """The step of least error + price * bits for evenly spread entries, within an eighth of an octave.
+
+        From the step of the last C step it is the nearest such one, downhill: a third of the work.
+        """
         entries, importance = _spread(self.entries), _spread(self.importance)
         peak = float(np.abs(self.entries).max(initial=0)) or 1.0
         tiny = _tiny(self.grid.dtype, self.weight.dtype)
@@ -183,10 +186,15 @@ class _Fit:
         def cost(octaves: float) -> float:
             return self._priced(entries, importance, step(octaves), price)[1]
 
-        costs = {float(octaves): cost(octaves) for octaves in range(-3, 4)}
-        for stride in (0.5, 0.25, 0.125):
-            best = min(costs, key=costs.__getitem__)
-            costs |= {octaves: cost(octaves) for octaves in (best - stride, best + stride)}
+        if last is not None and abs(near := math.log2(last / middle)) <= 3:
+            costs = {near: cost(near)}
+            strides = [0.25, 0.125]
+        else:
+            costs = {float(octaves): cost(octaves) for octaves in range(-3, 4)}
+            strides = [0.5, 0.25, 0.125]
+        for stride in strides:
+            while beside := {min(costs, key=costs.__getitem__) + side for side in (-stride, stride)} - costs.keys():
+                costs |= {octaves: cost(octaves) for octaves in sorted(beside)}
         return step(min(costs, key=costs.__getitem__))
 
     def within(self, most_bits: float) -> list[Levels]:
@@ -260,6 +268,11 @@ def _moved(form: Form, device: torch.device) -> Form:
         return form
     step = torch.full((), float(form.step), dtype=form.step.dtype, device=device)
     return form.replace_tensors({"levels": form.levels.to(device), "step": step})
+
+
+def _step_of(form: Form | None) -> float | None:
+    """The step of levels that are not all zero."""
+    return float(form.step) if isinstance(form, (GridForm, Trellis)) and bool(form.levels.any()) else None
 
 
 def _tiny(dtype: str | None, own: torch.dtype) -> float:
