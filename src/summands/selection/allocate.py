@@ -40,6 +40,8 @@ def file_bytes(forms: Mapping[str, Form]) -> int:
 _TRIES = 60
 _CLOSE = 1e-4
 """Two prices nearer than this share are one."""
+_SAME = 1e-3
+"""Sizes that are nearer than this share of the limit, and not equal, lie on one side of a jump."""
 _SPAN = 1e15
 """Prices this far on either side of the natural one are as good as infinite and zero."""
 
@@ -116,7 +118,11 @@ def allocate(
             break
         # A straight line finds the limit fast where sizes are fine; halving is sure where they jump.
         middle = at(_between(low, high, most) if i % 2 == 0 else math.sqrt(low.price * high.price))
+        moved = min(abs(middle.size - end.size) for end in (low, high)) / most
+        close = high.price <= low.price * (1 + slack)
         low, high = (low, middle) if middle.size <= most else (middle, high)
+        if close and 0 < moved < _SAME:
+            break  # a jump between sizes that wander by some bytes, as those of levels priced one by one do
     with remembered():
         return _filled(tasks, weights, low, high, limit, importance)
 
