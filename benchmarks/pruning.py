@@ -202,7 +202,7 @@ def _known(job: str) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """For each kind and network the error (mean over the seeds) and the kB, a column for each level."""
+    """For each kind and network the error (mean and standard deviation over the seeds) and the kB at each level."""
     kinds = dict.fromkeys((row["kind"], row["network"]) for row in rows)
     return "\n\n".join(_table(kind, name, _of(rows, kind=kind, network=name)) for kind, name in kinds)
 
@@ -225,7 +225,9 @@ def _table(kind: str, name: str, rows: list[dict[str, Any]]) -> str:
 def _cell(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return ""
-    return f"{_mean(rows, 'error'):.2f} {_mean(rows, 'file_bytes') / 1000:.1f}k"
+    errors = [row["error"] for row in rows]
+    spread = f"±{statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+    return f"{statistics.mean(errors):.2f}{spread} {_mean(rows, 'file_bytes') / 1000:.1f}k"
 
 
 def _of(rows: list[dict[str, Any]], **fixed: Any) -> list[dict[str, Any]]:
