@@ -86,3 +86,20 @@ def test_transfers(case):
     if case.price is not None:
         pytest.skip("a free hyperparameter is chosen by the coder's bits, which are counted in host memory")
     checks.moves_little(case, torch.linspace(-1, 1, 6).reshape([6, *[1] * (max(case.ndim, 1) - 1)]))
+
+
+@every
+def test_threads_change_nothing(case):
+    generator = torch.Generator().manual_seed(0)
+    shape = [6, *[4] * (max(case.ndim, 1) - 1)]
+    named = {str(i): torch.randn(shape, generator=generator) for i in range(5)}
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(case.compression.project_task(named, mu=case.mu, price=case.price))
+    finally:
+        torch.set_num_threads(threads)
+    assert list(found[0]) == list(found[1]) == list(named)
+    assert all(found[0][name].same(found[1][name]) for name in named)

@@ -49,7 +49,8 @@ class Compression(ABC):
     """
 
     on_host: ClassVar[bool] = False
-    """The solver runs in host memory (Numba): the weight travels there once, its small result back once."""
+    """The solver runs in host memory (Numba): the weight travels there once, its small result back once. Weights of a
+    task are fitted side by side, in as many threads as torch has; the result does not depend on it."""
     is_term: ClassVar[bool] = True
     """It may be a part of a sum."""
     takes_slices: ClassVar[bool] = False
@@ -105,7 +106,8 @@ class Compression(ABC):
             return self._project(weight.detach(), Terms(mu, price, last, weighting, host, shapes))
 
         per = "weight" if self.takes_slices and self.per != "task" else self.per
-        return scope.project_task(fit, per, weights, previous or {}, importance or {})
+        threads = torch.get_num_threads() if self.on_host else 1  # torch has threads of its own
+        return scope.project_task(fit, per, weights, previous or {}, importance or {}, threads)
 
     def objective(
         self,

@@ -129,7 +129,7 @@ def _by_importance(
     return replace(form, values=stored, codes=codes.to(form.codes.dtype).reshape(weight.shape))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _shortest(edges, price, value_cost, zero, least_zeros, count, mass, moment, energy):
     """The runs (start, stop, is zero) of the shortest path over these cuts; with `zero`, exactly one is the zero run.
 

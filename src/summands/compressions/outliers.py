@@ -84,7 +84,7 @@ def _ascending(values: np.ndarray | None) -> np.ndarray:
     return np.zeros(1) if values is None or not values.size else np.unique(values)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _counted_means(values, k, count, mass, moment, energy):
     """The means of the cells of the best partition of all but `count` points into k cells; NaN for an empty cell."""
     n = values.size

@@ -171,7 +171,7 @@ def _split(
     return np.concatenate(lows), np.concatenate(highs), np.cumsum([0, *map(len, lows)])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _distinct(values, merge):
     """The values that differ from the one before, or all of them, and how many entries come before each and in all."""
     n = values.size
@@ -189,7 +189,7 @@ def _distinct(values, merge):
     return distinct, count
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _outward_sums(values, count, mass, centre, middle):
     """Sums of h, h x and h x^2 from the middle outwards; with no mass h counts entries, and its sum is `count`."""
     n = values.size
@@ -213,7 +213,7 @@ def _outward_sums(values, count, mass, centre, middle):
     return total, moment, energy
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sweep(low, high, offsets, sign, kinds, count, mass, moment, energy, price, least_zeros):
     """For every bucket the least cost of all points before it (sign 1) or after it (sign -1), as a lower bound."""
     cost = np.empty(low.size)
@@ -242,7 +242,7 @@ def _sweep(low, high, offsets, sign, kinds, count, mass, moment, energy, price, 
     return cost
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _cell_cost(a, b, sign, mass, moment, energy):
     m = sign * (mass[b] - mass[a])
     if m <= 0.0:
@@ -251,7 +251,7 @@ def _cell_cost(a, b, sign, mass, moment, energy):
     return max(0.0, sign * (energy[b] - energy[a]) - s * s / m)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def cell_step(old, old_edge, old_inner, new_edge, new_inner, sign, mass, moment, energy):
     """min over i of old[i] + the cell from i to j, every j; the best i grows with j: each j is searched between the
     best of its neighbours at twice the stride."""
@@ -280,7 +280,7 @@ def cell_step(old, old_edge, old_inner, new_edge, new_inner, sign, mass, moment,
     return new
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _additive_step(old, old_edge, old_inner, new_edge, new_inner, sign, count, sums, price, least):
     """min over i of old[i] + price * (the sums from i to j), every j, over runs of at least `least` points."""
     n, m = old.size, new_edge.size
@@ -303,7 +303,7 @@ def _additive_step(old, old_edge, old_inner, new_edge, new_inner, sign, count, s
     return new
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _cuts(cost, position, offsets, kinds, count, mass, moment, energy, price, least_zeros):
     """The cuts of the partition that `cost`, from a sweep over single cuts, belongs to; ties to the earliest."""
     stages = kinds.size

@@ -145,7 +145,7 @@ def best_scale(entries: np.ndarray, importance: np.ndarray | None, levels: np.nd
     return float(_sweep_scales(ordered.astype(np.float64), weights, levels))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sweep_scales(v, h, levels):
     n, count = v.size, levels.size
     middle = (levels[:-1] + levels[1:]) / 2

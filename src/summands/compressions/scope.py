@@ -6,6 +6,7 @@ This is the one task-level projection, {name: tensor} -> {name: form}. `+` runs 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import torch
@@ -28,19 +29,30 @@ def check_scope(owner: str, per: str) -> None:
 
 
 def project_task(
-    fit: Fit, per: str, weights: Mapping[str, Tensor], previous: Mapping[str, Form], importance: Mapping[str, Tensor]
+    fit: Fit,
+    per: str,
+    weights: Mapping[str, Tensor],
+    previous: Mapping[str, Form],
+    importance: Mapping[str, Tensor],
+    threads: int = 1,
 ) -> dict[str, Form]:
-    """Fits every weight; or its slices, stacked again; or all entries of the task in one vector, split again."""
+    """Fits every weight; or its slices, stacked again; or all entries of the task in one vector, split again.
+
+    With `threads`, so many weights at once: for fits that release the GIL.
+    """
     if per == "task" and len(weights) > 1:
         return _joined(fit, weights, previous, importance)
-    forms = {}
-    for name, weight in weights.items():
+
+    def form(name: str) -> Form:
         with in_context(f"weight {name!r}"):
             if per in AXES:
-                forms[name] = _sliced(fit, weight, importance.get(name), per)
-            else:
-                forms[name] = fit(weight, previous.get(name), importance.get(name))
-    return forms
+                return _sliced(fit, weights[name], importance.get(name), per)
+            return fit(weights[name], previous.get(name), importance.get(name))
+
+    if min(threads, len(weights)) < 2:
+        return {name: form(name) for name in weights}
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(weights, pool.map(form, weights), strict=True))
 
 
 def fitted(forms: Sequence[Form], per: str) -> list[Form]:
