@@ -35,10 +35,10 @@ from summands.network import state_tensors
 from summands.zoo.train import flushed_denormals
 
 QPS = tuple(range(-12, -36, -2))
-LARGE_QPS = tuple(range(-22, -46, -4))
+LARGE_QPS = tuple(range(-18, -46, -4))
 BALANCES = (0.25, 0.75)
 STEPS = tuple(2.0 ** ((3 - i) / 2) for i in range(12))
-LARGE_STEPS = tuple(2.0 ** (-2.5 - 0.9 * i) for i in range(6))
+LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(7))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists, over the range that their levels ask for."""
 
