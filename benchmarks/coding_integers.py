@@ -36,22 +36,23 @@ def rows(name: str, weights: Mapping[str, Tensor]) -> Iterator[Row]:
     memory = Memory("coding-integers")
     chosen = {n: w for n, w in weights.items() if w.is_floating_point() and w.ndim > 1 and w.numel() >= 100}
     count = sum(w.numel() for w in chosen.values())
+    peer = nncodec.PACKAGES if nncodec.reason() is None else None
+    code = code_digest("coding", "forms/grid.py")
     for step in STEPS if count <= 2_000_000 else LARGE_STEPS:
-        peer = nncodec.PACKAGES if nncodec.reason() is None else None
-        key = key_of(name, digest(chosen), step, peer, code_digest("coding", "forms/grid.py"))
-        yield memory.once(key, lambda step=step: _row(name, chosen, step))
+        facts = (name, digest(chosen), step)
+        levels = {n: rounded(w, step) for n, w in chosen.items()}
+        size = memory.once(key_of(*facts, code), lambda levels=levels: _size(levels))
+        others = memory.once(key_of(*facts, peer), lambda levels=levels: _others(levels))
+        bits = 8 * size / count
+        yield {"network": name, "step": step, "entries": count, "bits_per_weight": bits, "bytes": size, **others}
 
 
-def _row(name: str, weights: Mapping[str, Tensor], step: float) -> Row:
-    levels = {n: rounded(w, step) for n, w in weights.items()}
-    count = sum(x.size for x in levels.values())
-    ours = sum(len(encode_section(forms, [UNIT]).payload) for forms in sections(levels))
+def _size(levels: Levels) -> int:
+    return sum(len(encode_section(forms, [UNIT]).payload) for forms in sections(levels))
+
+
+def _others(levels: Levels) -> Row:
     return {
-        "network": name,
-        "step": step,
-        "entries": count,
-        "bits_per_weight": 8 * ours / count,
-        "bytes": ours,
         "nncodec_bytes": nncodec.integers(levels, 1)["bytes"] if nncodec.reason() is None else None,
         "entropy_bytes": sum(entropy(x) * x.size for x in levels.values()) / 8,
         "huffman_bytes": sum(map(_huffman_bits, levels.values())) / 8,
