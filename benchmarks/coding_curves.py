@@ -42,18 +42,25 @@ LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(7))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists, over the range that their levels ask for."""
 
+SEEDS = {"lenet300": (0, 1, 2), "lenet5": (0, 1, 2)}
+"""Networks, by the beginning of their names, of which there are several; of the others there is one."""
+
 Row = dict[str, Any]
 
 
 def rows(name: str, codecs: Sequence[str] = ("nncodec", "ours")) -> Iterator[Row]:
-    """Every setting of these codecs on a network of `pretrained.NAMES`; NNCodec's only where it is installed."""
-    each = network(name)
-    judge = Judge(each)
-    yield {"network": name, "codec": "original", "bytes": _bytes(each.tensors), **judge(each.tensors)}
-    if "nncodec" in codecs and nncodec.reason() is None:
-        yield from _theirs(each, judge)
-    if "ours" in codecs:
-        yield from _ours(each, judge)
+    """Every setting of these codecs on a network of `pretrained.NAMES`, of every seed; NNCodec's only where it is
+    installed.
+    """
+    for seed in SEEDS.get(name.split("-")[0], (0,)):
+        each = network(name, seed)
+        judge = Judge(each)
+        facts = {"network": name, "seed": seed}
+        yield {**facts, "codec": "original", "bytes": _bytes(each.tensors), **judge(each.tensors)}
+        if "nncodec" in codecs and nncodec.reason() is None:
+            yield from ({**facts, **row} for row in _theirs(each, judge))
+        if "ours" in codecs:
+            yield from ({**facts, **row} for row in _ours(each, judge))
 
 
 def _theirs(each: Network, judge: Judge) -> Iterator[Row]:
@@ -67,7 +74,7 @@ def _theirs(each: Network, judge: Judge) -> Iterator[Row]:
         found = {name: torch.from_numpy(decoded[name]) for name in tensors}
         judge.memory[keys[setting]] = {"bytes": size, **judge(each.tensors | found)}
     for setting in settings:
-        yield {"network": each.name, "codec": "nncodec", "setting": asdict(setting), **judge.memory[keys[setting]]}
+        yield {"codec": "nncodec", "setting": asdict(setting), **judge.memory[keys[setting]]}
 
 
 def _ours(each: Network, judge: Judge) -> Iterator[Row]:
@@ -79,7 +86,7 @@ def _ours(each: Network, judge: Judge) -> Iterator[Row]:
             setting = {"balance": balance, "step": step}
             key = key_of(each.name, judge.original, code, setting)
             found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, judge, **setting))
-            yield {"network": each.name, "codec": "ours", "setting": setting, **found}
+            yield {"codec": "ours", "setting": setting, **found}
 
 
 def _our_file(tensors: Mapping[str, Tensor], judge: Judge, balance: float, step: float) -> Row:

@@ -28,7 +28,7 @@ def draw(curves: list[dict[str, Any]], path: str) -> None:
         rows = [row for row in curves if row["network"] == name]
         levels = [loss for _, loss in loss_levels(next(row for row in rows if row["codec"] == "original"))]
         for codec, colour in COLOURS.items():
-            points = curve([row for row in rows if row["codec"] == codec])
+            points = curve(rows, codec)
             hull = lower_hull(points)
             axes.plot([size for _, size in points], [loss for loss, _ in points], ".", color=colour, alpha=0.5)
             axes.plot([size for _, size in hull], [loss for loss, _ in hull], color=colour, label=codec)
@@ -38,7 +38,7 @@ def draw(curves: list[dict[str, Any]], path: str) -> None:
         axes.set(title=name, xlabel="bytes of the file", xscale="log", ylim=(low - (high - low) / 4, 2 * high - low))
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    panels[0][0].set_ylabel("test error in %, or 1 - agreement, or 1 - cosine")
+    panels[0][0].set_ylabel("error above the original's in points, or 1 - agreement, or 1 - cosine")
     panels[0][0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -72,17 +72,20 @@ class Network:
         return state_tensors(self.model)
 
 
-def network(name: str) -> Network:
-    """The network of NAMES that is called so. ImportError where a package of the extra `bench` is missing."""
-    return {"efficientnet-lite0": efficientnet_lite0, "minilm": minilm}.get(name, lambda: zoo_reference(name))()
+def network(name: str, seed: int = 0) -> Network:
+    """The network of NAMES that is called so. ImportError where a package of the extra `bench` is missing.
+
+    Of the zoo's, which are trained here, `seed` says which.
+    """
+    return {"efficientnet-lite0": efficientnet_lite0, "minilm": minilm}.get(name, lambda: zoo_reference(name, seed))()
 
 
 NAMES = (*REFERENCES, "efficientnet-lite0", "minilm")
 
 
-def zoo_reference(name: str) -> Network:
+def zoo_reference(name: str, seed: int = 0) -> Network:
     """A reference of `summands.zoo`, trained now if it never was. Choose by "validation_error"."""
-    trained = reference(name)
+    trained = reference(name, seed)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         parts = {"validation_error": "validation", "test_error": "test"}
