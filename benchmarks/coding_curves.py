@@ -5,7 +5,8 @@ the step, on a trellis. Weights w_l have steps in proportion to ||w_l||^a: with 
 everywhere, with a = 1 the relative one would, as opt_qp gives large weights coarser steps. Levels are the nearest ones:
 a price on bits saves squared error, but in trials on LeNet-300-100 it cost more accuracy than a coarser step. That and
 the two values of a were chosen on that network and MNIST alone; no other was looked at. BatchNorm is folded; vectors
-are stored as bfloat16, NNCodec's at its default for them. Every network gets all settings of both codecs, as many of
+are stored as bfloat16, or as float16 where the step is fine enough for the difference to show; NNCodec's at its default
+for them. Every network gets all settings of both codecs, as many of
 one as of the other.
 
 A file is charged in full and judged by the network that it decodes to. What was judged once is kept in the cache, by
@@ -35,10 +36,10 @@ from summands.network import state_tensors
 from summands.zoo.train import flushed_denormals
 
 QPS = tuple(range(-12, -36, -2))
-LARGE_QPS = tuple(range(-18, -46, -4))
+LARGE_QPS = tuple(range(-18, -50, -4))
 BALANCES = (0.25, 0.75)
 STEPS = tuple(2.0 ** ((3 - i) / 2) for i in range(12))
-LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(7))
+LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(8))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists, over the range that their levels ask for."""
 
@@ -84,7 +85,7 @@ def _ours(each: Network, judge: Judge) -> Iterator[Row]:
     for balance in BALANCES:
         for step in steps:
             setting = {"balance": balance, "step": step}
-            key = key_of(each.name, judge.original, code, setting)
+            key = key_of(each.name, judge.original, code, setting, _vectors(step))
             found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, judge, **setting))
             yield {"codec": "ours", "setting": setting, **found}
 
@@ -96,7 +97,7 @@ def _our_file(tensors: Mapping[str, Tensor], judge: Judge, balance: float, step:
 
 
 def compressed(tensors: Mapping[str, Tensor], step: float, balance: float) -> dict[str, Form]:
-    """Every tensor's form: matrices and kernels on trellises with steps of their own, vectors in bfloat16.
+    """Every tensor's form: matrices and kernels on trellises with steps of their own, vectors in 16 bits.
 
     Args:
         step: in root mean squares of all weights; the places of one quantiser are two of it apart.
@@ -112,10 +113,14 @@ def compressed(tensors: Mapping[str, Tensor], step: float, balance: float) -> di
             own = step * unit * (powers[name] / mean) ** (balance / 2)
             forms[name] = Grid(own, trellis=True).project(tensor)
         elif tensor.is_floating_point():
-            forms[name] = Keep("bfloat16").project(tensor)
+            forms[name] = Keep(_vectors(step)).project(tensor)
         else:
             forms[name] = Dense(shape=tensor.shape, dtype=tensor.dtype, values=tensor)
     return forms
+
+
+def _vectors(step: float) -> str:
+    return "bfloat16" if step >= 1 / 16 else "float16"
 
 
 class Judge:
