@@ -4,10 +4,10 @@ One parameter makes the curve of each codec: NNCodec's is the quantisation param
 the step, on a trellis. Weights w_l have steps in proportion to ||w_l||^a: with a = 0 the squared error counts alike
 everywhere, with a = 1 the relative one would, as opt_qp gives large weights coarser steps. Levels are the nearest ones:
 a price on bits saves squared error, but in trials on LeNet-300-100 it cost more accuracy than a coarser step. That and
-the two values of a were chosen on that network and MNIST alone; no other was looked at. BatchNorm is folded; vectors
-are stored as bfloat16, or as float16 where the step is fine enough for the difference to show; NNCodec's at its default
-for them. Every network gets all settings of both codecs, as many of
-one as of the other.
+the two values of a were chosen on that network and MNIST alone. BatchNorm is folded. A bias is
+one more weight, of an input that is 1: it has its weights' step, and they outnumber it. Other vectors are stored as
+bfloat16, or as float16 where the step is fine enough for the difference to show; NNCodec's at its default for them.
+Every network gets all settings of both codecs, as many of one as of the other.
 
 A file is charged in full and judged by the network that it decodes to. What was judged once is kept in the cache, by
 the hash of the weights, so that a run can be ended and taken up again.
@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import nncodec
 from benchmarks.memory import Memory, code_digest, digest, key_of
@@ -43,8 +43,8 @@ LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(8))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists, over the range that their levels ask for."""
 
-SEEDS = {"lenet300": (0, 1, 2), "lenet5": (0, 1, 2)}
-"""Networks, by the beginning of their names, of which there are several; of the others there is one."""
+SEEDS = {name: (0, 1, 2) for name in ("lenet300-mnist", "lenet300-fashion-mnist", "lenet5-mnist")}
+"""Of the other networks, which take longer to train, there is one."""
 
 Row = dict[str, Any]
 
@@ -53,7 +53,7 @@ def rows(name: str, codecs: Sequence[str] = ("nncodec", "ours")) -> Iterator[Row
     """Every setting of these codecs on a network of `pretrained.NAMES`, of every seed; NNCodec's only where it is
     installed.
     """
-    for seed in SEEDS.get(name.split("-")[0], (0,)):
+    for seed in SEEDS.get(name, (0,)):
         each = network(name, seed)
         judge = Judge(each)
         facts = {"network": name, "seed": seed}
@@ -81,25 +81,44 @@ def _theirs(each: Network, judge: Judge) -> Iterator[Row]:
 def _ours(each: Network, judge: Judge) -> Iterator[Row]:
     code = code_digest("coding", "forms", "container", "compressions/grid.py", "compressions/keep.py")
     steps = LARGE_STEPS if _count(each.tensors) > LARGE else STEPS
-    tensors = state_tensors(fold_batch_norms(each.model, each.calibration_batches(2)[0]))
+    model = fold_batch_norms(each.model, each.calibration_batches(2)[0])
+    tensors, biases = state_tensors(model), biases_of(model)
     for balance in BALANCES:
         for step in steps:
             setting = {"balance": balance, "step": step}
-            key = key_of(each.name, judge.original, code, setting, _vectors(step))
-            found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, judge, **setting))
+            key = key_of(each.name, judge.original, code, setting, _vectors(step), "biases")
+            found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, biases, judge, **setting))
             yield {"codec": "ours", "setting": setting, **found}
 
 
-def _our_file(tensors: Mapping[str, Tensor], judge: Judge, balance: float, step: float) -> Row:
-    forms = compressed(tensors, step, balance)
+def _our_file(
+    tensors: Mapping[str, Tensor], biases: Mapping[str, str], judge: Judge, balance: float, step: float
+) -> Row:
+    forms = compressed(tensors, biases, step, balance)
     size = len(container.to_bytes(forms))
     return {"bytes": size, **judge({name: form.dense() for name, form in forms.items()})}
 
 
-def compressed(tensors: Mapping[str, Tensor], step: float, balance: float) -> dict[str, Form]:
-    """Every tensor's form: matrices and kernels on trellises with steps of their own, vectors in 16 bits.
+def biases_of(model: nn.Module) -> dict[str, str]:
+    """What is added to a layer's outputs, by itself or by the folded BatchNorm after it, with the layer's weight."""
+    found, last = {}, ""
+    for name, module in model.named_modules():
+        weight, bias = (getattr(module, key, None) for key in ("weight", "bias"))
+        if isinstance(weight, Tensor) and weight.ndim > 1:
+            last = f"{name}.weight"
+        if bias is not None and last and (weight.ndim > 1 or isinstance(module, nn.BatchNorm2d)):
+            found[f"{name}.bias"] = last
+    return found
+
+
+def compressed(
+    tensors: Mapping[str, Tensor], biases: Mapping[str, str], step: float, balance: float
+) -> dict[str, Form]:
+    """Every tensor's form: matrices and kernels on trellises with steps of their own, biases on grids of the same
+    steps, other vectors in 16 bits.
 
     Args:
+        biases: by name, with the names of the weights whose outputs they are added to.
         step: in root mean squares of all weights; the places of one quantiser are two of it apart.
         balance: the exponent a.
     """
@@ -107,11 +126,13 @@ def compressed(tensors: Mapping[str, Tensor], step: float, balance: float) -> di
     powers = {name: float(t.double().square().sum()) for name, t in weights.items()}
     mean = sum(powers.values()) / len(weights)
     unit = math.sqrt(sum(powers.values()) / _count(weights))
+    steps = {n: step * unit * (power / mean) ** (balance / 2) for n, power in powers.items() if power}
     forms: dict[str, Form] = {}
     for name, tensor in tensors.items():
-        if name in weights and powers[name]:
-            own = step * unit * (powers[name] / mean) ** (balance / 2)
-            forms[name] = Grid(own, trellis=True).project(tensor)
+        if name in steps:
+            forms[name] = Grid(steps[name], trellis=True).project(tensor)
+        elif biases.get(name) in steps:
+            forms[name] = Grid(steps[biases[name]]).project(tensor)
         elif tensor.is_floating_point():
             forms[name] = Keep(_vectors(step)).project(tensor)
         else:
