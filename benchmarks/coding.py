@@ -4,8 +4,8 @@
 - Whole files of whole networks (`coding_curves`), each codec with its own quantiser, at equal error: log bytes on the
   lower hull of all settings of a codec. For the references of the zoo it is the error on all 15,000 images that were
   not trained on, at the reference's plus 0.1, 0.3 and 1 point, in the mean over three networks where there are so
-  many: of one alone, the luck of a hull is worth up to a quarter of the bytes. For the others it is top-1 agreement .83, .95 and .98, or
-  cosine .94 and .99.
+  many: of one alone, the luck of a hull is worth up to a quarter of the bytes. For the others it is top-1 agreement
+  .83, .95 and .98, or cosine .94 and .99.
 - Speed at four rates, in process time of one thread, both coders in one call (`coding_speed`).
 
 NNCodec is set up by `python -m benchmarks.nncodec`; without it this still runs, and says what is missing. Sizes and

@@ -43,7 +43,7 @@ LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(8))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists, over the range that their levels ask for."""
 
-SEEDS = {name: (0, 1, 2) for name in ("lenet300-mnist", "lenet300-fashion-mnist", "lenet5-mnist")}
+SEEDS = dict.fromkeys(("lenet300-mnist", "lenet300-fashion-mnist", "lenet5-mnist"), (0, 1, 2))
 """Of the other networks, which take longer to train, there is one."""
 
 Row = dict[str, Any]
