@@ -23,14 +23,25 @@ def test_bytes_are_interpolated_by_their_logarithm() -> None:
     assert bytes_at([*points, (1.0, 500)], 1.0) == pytest.approx(100)
 
 
-def rows(codec: str, *triples: tuple[float, float, int]) -> list[dict[str, object]]:
+def rows(codec: str, *triples: tuple[float, float, int], seed: int = 0) -> list[dict[str, object]]:
     names = ("validation_error", "test_error", "bytes")
-    return [{"network": "net", "codec": codec, **dict(zip(names, triple, strict=True))} for triple in triples]
+    facts = {"network": "net", "codec": codec, "seed": seed}
+    return [{**facts, "setting": i, **dict(zip(names, triple, strict=True))} for i, triple in enumerate(triples)]
 
 
 def test_the_loss_is_the_error_on_all_images_that_were_not_trained_on() -> None:
-    assert curve(rows("ours", (2.0, 1.0, 100))) == [(pytest.approx(4 / 3), 100)]
-    assert curve([{"agreement": 0.9, "bytes": 7}]) == [(pytest.approx(0.1), 7)]
+    assert curve([*rows("original", (0.0, 0.0, 9)), *rows("ours", (2.0, 1.0, 100))], "ours") == [
+        (pytest.approx(4 / 3), 100)
+    ]
+    agreeing = [{"agreement": value, "bytes": 7, "seed": 0, "setting": 0} for value in (1.0, 0.9)]
+    agreeing[0]["codec"], agreeing[1]["codec"] = "original", "ours"
+    assert curve(agreeing, "ours") == [(pytest.approx(0.1), 7)]
+
+
+def test_settings_are_averaged_over_seeds_against_the_original_of_each() -> None:
+    first = [*rows("original", (1.0, 1.0, 9)), *rows("ours", (2.0, 2.0, 100), (3.0, 3.0, 10))]
+    second = [*rows("original", (2.0, 2.0, 9), seed=1), *rows("ours", (2.5, 2.5, 200), (6.0, 6.0, 30), seed=1)]
+    assert curve(first + second, "ours") == [(pytest.approx(0.75), 150), (pytest.approx(3.0), 20)]
 
 
 def test_levels_are_those_of_the_original_plus_points() -> None:
