@@ -1,7 +1,7 @@
 """Laplace integers at four rates: weights a second of our coder and NNCodec's, on one thread, in the same run.
 
-Speed is of process time, the best of some runs. A second thread decodes a second section at the same time; how much
-that gains is of wall time, and needs a second idle core.
+Speed is of process time, the best of some runs. A second thread decodes sections at the same time, for a tenth of a
+second or more; how much that gains is of wall time, and needs a second idle core.
 """
 
 from __future__ import annotations
@@ -32,8 +32,12 @@ def speed_row(rate: float, count: int, repeats: int) -> dict[str, Any]:
     def decode() -> None:
         decode_section(payload, layouts, [UNIT])
 
-    def on_threads(number: int) -> None:
-        threads = [threading.Thread(target=decode) for _ in range(number)]
+    def often(times: int) -> None:
+        for _ in range(times):
+            decode()
+
+    def on_threads(number: int, times: int) -> None:
+        threads = [threading.Thread(target=often, args=(times,)) for _ in range(number)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -42,7 +46,8 @@ def speed_row(rate: float, count: int, repeats: int) -> dict[str, Any]:
     decode()
     encode_seconds = _best(lambda: encode_section(forms, [UNIT]), repeats)
     decode_seconds = _best(decode, repeats)
-    one, two = (_best(lambda n=n: on_threads(n), repeats, time.perf_counter) for n in (1, 2))
+    times = math.ceil(0.1 / decode_seconds)
+    one, two = (_best(lambda n=n: on_threads(n, times), repeats, time.perf_counter) for n in (1, 2))
     row = {
         "bits_per_weight": 8 * len(payload) / count,
         "encode_mweights_per_second": count / encode_seconds / 1e6,
