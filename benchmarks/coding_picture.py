@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import matplotlib
@@ -21,10 +22,14 @@ def draw(curves: list[dict[str, Any]], path: str) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(row["network"] for row in curves))
+    across = min(4, len(names))
+    down = math.ceil(len(names) / across)
     figure, panels = plt.subplots(
-        1, len(names), figsize=(4.2 * len(names), 3.6), constrained_layout=True, squeeze=False
+        down, across, figsize=(3.6 * across, 3.2 * down), constrained_layout=True, squeeze=False
     )
-    for axes, name in zip(panels[0], names, strict=True):
+    for axes in panels.flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(panels.flat, names, strict=False):
         rows = [row for row in curves if row["network"] == name]
         levels = [loss for _, loss in loss_levels(next(row for row in rows if row["codec"] == "original"))]
         for codec, colour in COLOURS.items():
@@ -38,7 +43,7 @@ def draw(curves: list[dict[str, Any]], path: str) -> None:
         axes.set(title=name, xlabel="bytes of the file", xscale="log", ylim=(low - (high - low) / 4, 2 * high - low))
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    panels[0][0].set_ylabel("error above the original's in points, or 1 - agreement, or 1 - cosine")
+    figure.supylabel("points of error above the original's; 1 - agreement; 1 - cosine")
     panels[0][0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
