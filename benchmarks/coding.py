@@ -4,8 +4,8 @@
 - Whole files of whole networks (`coding_curves`), each codec with its own quantiser, at equal error: log bytes on the
   lower hull of all settings of a codec. For the references of the zoo it is the error on all 15,000 images that were
   not trained on, at the reference's plus 0.1, 0.3 and 1 point, in the mean over three networks where there are so
-  many: of one alone, the luck of a hull is worth up to a quarter of the bytes. For the others it is top-1 agreement
-  .83, .95 and .98, or cosine .94 and .99.
+  many: of one alone, the luck of a hull decides. For the others it is top-1 agreement .83, .95 and .98, or cosine .94
+  and .99.
 - Speed at four rates, in process time of one thread, both coders in one call (`coding_speed`).
 
 NNCodec is set up by `python -m benchmarks.nncodec`; without it this still runs, and says what is missing. Sizes and
@@ -104,6 +104,7 @@ def curve(rows: Sequence[Row], codec: str, validation_images: int = 5_000) -> li
 
 
 def _loss(row: Row, validation_images: int) -> float:
+    """In percent or, for agreement and cosine, the distance from 1."""
     if "test_error" in row:
         wrong = validation_images * row["validation_error"] + 10_000 * row["test_error"]
         return wrong / (validation_images + 10_000)

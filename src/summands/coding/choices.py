@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numba import njit
+
+from .range_coder import code_bit
 
 # Weights, in sixteenths, of the means near (along the scan), of the row and of the column; none at all is the first.
 MIXES = ((0, 0, 0), (0, 8, 8), (4, 4, 8), (0, 4, 12), (4, 8, 4), (0, 16, 0), (8, 4, 4), (4, 0, 12))
@@ -50,6 +53,22 @@ class Choice:
     def numbers(self) -> np.ndarray:
         """The fields, of CHOICE_BITS each."""
         return np.array([getattr(self, name) for name in _BITS], dtype=np.int64)
+
+
+@njit(cache=True, nogil=True)
+def code_choices(mode, state, data, model, first, bits, values):
+    """The encoder's choices from number `first` on, of so many bits each: decisions in trees of 16 contexts."""
+    low, width, position = state[0], state[1], np.int64(state[2])
+    for i in range(values.size):
+        node = np.int64(1)
+        for b in range(bits[i] - 1, -1, -1):
+            context = 16 * (first + i) + node
+            low, width, position, bit = code_bit(
+                mode, low, width, position, data, model, context, 30, 255, (values[i] >> b) & 1
+            )
+            node = 2 * node + bit
+        values[i] = node - (1 << bits[i])
+    state[0], state[1], state[2] = low, width, np.uint64(position)
 
 
 Trials = Iterable[tuple[str, tuple[int, ...]]]

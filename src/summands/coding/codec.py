@@ -92,14 +92,14 @@ def _code_parts(section: Section, form: Form, layout: Layout, earlier: Form | No
     bits = []
     side = None
     parts = form.parts()
-    for i, (part, leaf) in enumerate(zip(parts, layout.leaves(), strict=True)):
+    for part, leaf in zip(parts, layout.leaves(), strict=True):
         before = section.coder.bits
         tensors = {name: tensor.detach().cpu() for name, tensor in part.tensors().items()}
         for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
             if stored.shared is None:
                 section.code(tensors[field.name], field, _side_of(field, tensors, side, earlier))
         bits.append(section.coder.bits - before)
-        if i + 1 < len(parts):
+        if len(parts) > 1:
             side = _side_after(part, side)
     return tuple(bits)
 

@@ -63,7 +63,7 @@ def code_levels(mode, state, data, model, x, columns, side, binary, path, node, 
     follow it from `node` on; False when they do not.
     """
     arguments = (state, data, model, x, columns, side, binary, path, node, choice)
-    # A constant mode makes a copy of the loop without the other modes' code: a quarter faster.
+    # A constant mode makes a copy of the loop without the other modes' code.
     if path.size > 0:
         if mode == DECODE:
             return _levels(DECODE, True, *arguments)
@@ -387,19 +387,3 @@ def code_gaps(mode, state, data, model, x, size, fast, slow):
             x[i] = last
     state[0], state[1], state[2] = low, width, np.uint64(position)
     return True
-
-
-@njit(cache=True, nogil=True)
-def code_choices(mode, state, data, model, first, bits, values):
-    """The encoder's choices from number `first` on, of so many bits each: decisions in trees of 16 contexts."""
-    low, width, position = state[0], state[1], np.int64(state[2])
-    for i in range(values.size):
-        node = np.int64(1)
-        for b in range(bits[i] - 1, -1, -1):
-            context = 16 * (first + i) + node
-            low, width, position, bit = code_bit(
-                mode, low, width, position, data, model, context, 30, 255, (values[i] >> b) & 1
-            )
-            node = 2 * node + bit
-        values[i] = node - (1 << bits[i])
-    state[0], state[1], state[2] = low, width, np.uint64(position)

@@ -42,7 +42,7 @@ _BITS = -np.log2((np.arange(4096) + 0.5) / 4096)  # of a decision whose chance l
 
 LEAN: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
 """Numba's options of what is called for every decision: no counting of references to its arrays, which the compiler
-would not remove (a third of the time). Such a function can make no array."""
+would not remove. Such a function can make no array."""
 
 
 @njit(**LEAN)

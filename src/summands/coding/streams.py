@@ -11,7 +11,18 @@ from torch import Tensor
 
 from ..errors import must
 from . import contexts as kernels
-from .choices import CHOICE_BITS, CHOICE_CONTEXTS, Choice, Trials, best_choice, order_of, orders, sample, scanned
+from .choices import (
+    CHOICE_BITS,
+    CHOICE_CONTEXTS,
+    Choice,
+    Trials,
+    best_choice,
+    code_choices,
+    order_of,
+    orders,
+    sample,
+    scanned,
+)
 from .digits import DIGIT_CONTEXTS, code_digits
 from .kinds import Codes, Digits, Field, Levels, PathLevels, Picks, Positions
 from .picks import PICK_CONTEXTS, code_picks
@@ -300,7 +311,7 @@ def _code_choice(coder: Coder, models: Models, name: str, choice: Choice, last: 
     coder.reserve(64)
 
     def code(first: int, bits: np.ndarray, values: np.ndarray) -> list[int]:
-        kernels.code_choices(coder.mode, coder.state, coder.data, model, first, bits, values)
+        code_choices(coder.mode, coder.state, coder.data, model, first, bits, values)
         return list(map(int, values))
 
     (changed,) = code(len(CHOICE_BITS), _ONE_BIT, np.array([choice != last], dtype=np.int64))
