@@ -103,8 +103,8 @@ ROWS = {
         {"0": (SELECTED,), "1": (SELECTED,), "2": (SELECTED,)},
     ),
 }  # fmt: skip
-SCHEDULE = sm.Schedule(steps=30, mu0=1e-3, growth=1.15, epochs=1, finetune=10)
-SELECTING = sm.Schedule(steps=40, mu0=1e-3, growth=1.1, epochs=1)
+SCHEDULE = sm.Schedule(steps=40, mu0=1e-3, growth=1.12, epochs=3, finetune=20)
+SELECTING = sm.Schedule(steps=40, mu0=1e-3, growth=1.1, epochs=3, finetune=20)
 """For the penalty, whose ranks depend on mu: that of its script."""
 
 

@@ -9,8 +9,8 @@ from summands.zoo.data import DATA_SETS, Data, Split
 from summands.zoo.networks import NETWORKS, build
 from summands.zoo.train import (
     RECIPES,
+    Batches,
     Recipe,
-    _Batches,
     error,
     fit,
     flushed_denormals,
@@ -121,7 +121,7 @@ def test_recipes_name_what_exists_and_have_different_keys():
 def test_batches_are_shifted_and_mirrored_windows_of_their_images():
     images = torch.arange(1.0, 1 + 40 * 2 * 4 * 5).view(40, 2, 4, 5)
     recipe = replace(RECIPE, batch=8, shift=2, flip=True)
-    batches = _Batches(Split(images, torch.arange(40)), recipe)
+    batches = Batches(Split(images, torch.arange(40)), recipe)
     assert len(batches) == 5
     padded = nn.functional.pad(images, (2, 2, 2, 2))
     seen = set()
@@ -150,7 +150,7 @@ def test_every_epoch_depends_on_the_seed_and_its_number_alone():
     split = synthetic(64)
 
     def labels(recipe, epoch):
-        return torch.cat([y for _, y in _Batches(split, recipe).epoch(epoch)]).tolist()
+        return torch.cat([y for _, y in Batches(split, recipe).epoch(epoch)]).tolist()
 
     for recipe in (RECIPE, CONV):
         assert labels(recipe, 1) == labels(recipe, 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,12 +129,18 @@ def _decode_leaf(
     fields: dict[str, Any] = kind.plain(layout.numbers)
     for field, stored in zip(layout.fields(), layout.stored, strict=True):
         if stored.shared is None:
-            tensor = torch.empty(field.dims, dtype=stored.dtype)
+            tensor = _empty(field.dims, stored.dtype)
             section.code(tensor, field, _side_of(field, fields, side, earlier))
         else:
             tensor = shared[stored.shared]
         fields[field.name] = tensor
     return kind.form(shape=torch.Size(layout.shape), dtype=layout.dtype, **fields)
+
+
+def _empty(dims: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """`torch.empty` from NumPy, which asks for large pages: at the first use of each small one threads would wait."""
+    size = math.prod(dims)
+    return torch.from_numpy(np.empty(max(size, 1) * dtype.itemsize, np.uint8)).view(dtype)[:size].reshape(dims)
 
 
 def _side_of(field: Field, tensors: dict[str, Any], side: Tensor | None, earlier: Form | None) -> Tensor | None:

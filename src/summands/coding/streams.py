@@ -18,6 +18,7 @@ from .choices import (
     Trials,
     best_choice,
     code_choices,
+    columns_of,
     order_of,
     orders,
     sample,
@@ -244,11 +245,16 @@ class Section:
             choice = _code_choice(coder, self.models, stream.name, choice, self.choices.get(stream.name, Choice()))
             self.choices[stream.name] = choice
         coder.reserve(stream.worst_bytes * array.size + 64)
-        order = order_of(array.ndim, choice.scan)
-        entries, columns = scanned(array, choice.scan)
-        stream.run(coder, self.models, entries, columns, _scanned_sides(sides, choice.scan), choice)
         if coder.mode == DECODE:
-            array.transpose(order)[...] = entries.reshape([array.shape[a] for a in order])
+            moved = array.transpose(order_of(array.ndim, choice.scan))
+            # The kernel fills the array itself if that is the scan's order.
+            run = moved if moved.flags.c_contiguous else np.empty(moved.shape, moved.dtype)
+            entries, columns = run.reshape(-1), columns_of(array.shape, choice.scan)
+        else:
+            entries, columns = scanned(array, choice.scan)
+        stream.run(coder, self.models, entries, columns, _scanned_sides(sides, choice.scan), choice)
+        if coder.mode == DECODE and run is not moved:
+            moved[...] = run
 
     def _choose(self, stream: _Stream, array: np.ndarray, sides: np.ndarray | None) -> Choice:
         if array.size < _SMALL:
@@ -302,7 +308,8 @@ def _put_levels(tensor: Tensor, array: np.ndarray) -> None:
     limits = torch.iinfo(tensor.dtype)
     if int(array.min()) < limits.min or int(array.max()) > limits.max:
         raise ValueError(must(f"a level of {tensor.dtype}", f"in [{limits.min}, {limits.max}]", int(array.max())))
-    tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
+    if not np.may_share_memory(tensor.numpy(), array):
+        tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 
 
 def _code_choice(coder: Coder, models: Models, name: str, choice: Choice, last: Choice) -> Choice:

@@ -167,7 +167,7 @@ def fit(
         optimiser.state[parameter]["momentum_buffer"] = momentum
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = _Batches(split, recipe)
+    batches = Batches(split, recipe)
     with flushed_denormals():
         for epoch in range(start, recipe.epochs):
             model.train()
@@ -211,7 +211,7 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-class _Batches:
+class Batches:
     """Shuffled and augmented batches of one split; each epoch depends on the seed and its number alone."""
 
     def __init__(self, split: Split, recipe: Recipe) -> None:

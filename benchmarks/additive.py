@@ -1,0 +1,243 @@
+"""Which sum suits which network? The two claims of Part V (Carreira-Perpinan and Idelbayev, 2107.04380 and ECML 2021).
+
+ResNets (and AlexNet): one bit for every weight and a few floating-point weights, Q(2) + P, lose nothing against the
+reference, while quantisation alone and pruning alone at the same bytes lose more. VGG: low rank and a few
+floating-point weights, L + P, are best at equal bytes.
+
+The paper's networks on Fashion-MNIST, since CIFAR-10 and ImageNet are in no package (docs/results-of-the-sources.md has
+their configurations). Learned by LC from the trained reference, all ways with equal epochs, batches, augmentation and
+learning rates; convolutions in bfloat16 while training, measured in float32. "Matched" ways may take as many bytes as
+the direct file of the named sum, and choose their own hyperparameters. BatchNorm and biases are float16 throughout;
+sizes are whole files. The iterate is chosen on 5,000 validation images; the test error is measured once a run. One
+seed.
+
+    python -m benchmarks.additive                      # or some jobs, such as "resnet20: Q + P 3 %"
+
+Runs are kept in the cache folder with checkpoints, and not made again; --gather writes the result of those there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+import summands as sm
+from benchmarks.record import piece, write_result
+from summands.lc.training import Train
+from summands.report.tables import render
+from summands.selection.search import COMBINATIONS
+from summands.zoo.cache import cache_dir
+from summands.zoo.data import Split, load
+from summands.zoo.train import RECIPES, Batches, Recipe, error, reference
+
+KEPT = {"*.bias": "Keep('float16')", "BatchNorm2d": "Keep('float16')"}
+FIXED = {
+    "Q": "Quantize(2)",
+    "Q + P 1 %": "Quantize(2) + Prune(keep=0.01, dtype='float16')",
+    "Q + P 3 %": "Quantize(2) + Prune(keep=0.03, dtype='float16')",
+    "Q + P 5 %": "Quantize(2) + Prune(keep=0.05, dtype='float16')",
+}
+
+
+SCHEDULE = sm.Schedule(steps=10, mu0=1e-2, growth=1.5, finetune=3)
+LR, DECAY = 0.05, 0.82
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of the benchmark.
+
+    Args:
+        reference: its name in the zoo.
+        ways: names in FIXED, or "matched: " and one of COMBINATIONS.
+        matched: the way in FIXED whose bytes the matched ways may take.
+    """
+
+    reference: str
+    ways: Sequence[str]
+    matched: str
+
+
+SUBJECTS = {
+    "resnet20": Subject(
+        "resnet20-fashion-mnist",
+        (*FIXED, *(f"matched: {name}" for name in ("Q", "P", "L", "L + P", "Q + L", "Q + L + P"))),
+        matched="Q + P 3 %",
+    ),
+    "vgg": Subject(
+        "vgg-fashion-mnist",
+        tuple(f"matched: {name}" for name in ("Q + P", "L + P", "P", "L", "Q")),
+        matched="Q + P 1 %",
+    ),
+    "alexnet": Subject("alexnet-fashion-mnist", ("Q", "Q + P 1 %", "Q + P 3 %"), matched="Q + P 3 %"),
+}
+JOBS = [f"{name}: {way}" for name, subject in SUBJECTS.items() for way in subject.ways]
+
+
+class Augmented:
+    """One epoch of a recipe's batches for every iteration, another one each time."""
+
+    def __init__(self, split: Split, recipe: Recipe) -> None:
+        self._batches = Batches(split, recipe)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._batches.epoch(int(torch.randint(2**31, ())))
+
+
+def training(subject: Subject, split: Split) -> Train:
+    """SGD on augmented images; convolutions in bfloat16, weights and the penalty in float32."""
+    recipe = RECIPES[subject.reference]
+    sgd = sm.SGD(
+        Augmented(split, recipe),
+        lr=LR,
+        decay=DECAY,
+        loss=lambda out, labels: F.cross_entropy(out.float(), labels),
+    )
+
+    def train(model: torch.nn.Module, penalty: Any, step: sm.Step) -> float:
+        # Without its cache, which would keep the bfloat16 copies of weights that an optimiser has changed.
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            return sgd(model, penalty, step)
+
+    return train
+
+
+def plan_of(way: str) -> sm.Plan:
+    """All biases and norms as they are, every other weight by the way."""
+    text = FIXED[way] if way in FIXED else COMBINATIONS[way.removeprefix("matched: ")]
+    return sm.Plan({**KEPT, "*": text})
+
+
+def run(job: str) -> dict[str, Any]:
+    name, way = job.split(": ", 1)
+    subject, trained = SUBJECTS[name], reference(SUBJECTS[name].reference)
+    data = load(RECIPES[subject.reference].data)
+    trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    budget = None if way in FIXED else sm.compress(trained.model, plan_of(subject.matched)).size_bytes
+    began = time.process_time()
+    result = sm.compress(
+        trained.model,
+        plan_of(way),
+        budget=budget,
+        train=training(subject, data.train),
+        evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
+        inputs=data.train.images[:2560].split(128),
+        schedule=SCHEDULE,
+        checkpoint=folder() / f"{slug(job)}.checkpoint",
+        resume=True,
+        report=lambda row: print(job, row.phase, row.index, row.error, row.size_bytes, flush=True),
+    )
+    compressed = result.apply_(copy.deepcopy(trained.model)).eval()
+    return {
+        "network": name,
+        "way": way,
+        "budget": budget,
+        "reference_test_error": trained.test_error,
+        "reference_validation_error": trained.validation_error,
+        "test_error": error(compressed, data.test.images, data.test.labels),
+        "validation_error": result.error,
+        "direct_validation_error": result.history[0].error,
+        "file_bytes": result.size_bytes,
+        "ratio": result.ratio,
+        "paper_ratio": result.paper_ratio,
+        "epochs": sum(
+            SCHEDULE.epochs if row.phase != "finetune" else SCHEDULE.finetune
+            for row in result.history
+            if row.phase != "direct"
+        ),
+        "verdict": result.verdict.name,
+        "learn_seconds": sum(row.learn_seconds for row in result.history),
+        "compress_seconds": sum(row.compress_seconds for row in result.history),
+        "measure_seconds": sum(row.measure_seconds for row in result.history),
+        "processor_seconds": time.process_time() - began,
+    }
+
+
+def slug(job: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in job)
+
+
+def folder() -> Path:
+    path = cache_dir() / "benchmarks" / "additive"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table a network, in the order of the ways."""
+    return "\n\n".join(_table([row for row in rows if row["network"] == name]) for name in _networks(rows))
+
+
+def _networks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["network"] for row in rows))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = Table(SUBJECTS[rows[0]["network"]].reference, box=None, pad_edge=False)
+    for heading in (
+        "test error",
+        "- reference",
+        "validation",
+        "file bytes",
+        "ratio",
+        "LC-accounting",
+        "epochs",
+        "C steps / all",
+    ):
+        out.add_column(heading, justify="right")
+    out.add_row(
+        "reference", f"{rows[0]['reference_test_error']:.2f} %", "", f"{rows[0]['reference_validation_error']:.2f} %"
+    )
+    for row in rows:
+        seconds = sum(row[f"{part}_seconds"] for part in ("learn", "compress", "measure"))
+        out.add_row(
+            row["way"],
+            f"{row['test_error']:.2f} %",
+            f"{row['test_error'] - row['reference_test_error']:+.2f}",
+            f"{row['validation_error']:.2f} %",
+            f"{row['file_bytes']:,}",
+            f"{row['ratio']:.1f}x",
+            f"{row['paper_ratio']:.1f}x",
+            str(row["epochs"]),
+            f"{100 * row['compress_seconds'] / seconds:.0f} %",
+        )
+    return render(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", default=JOBS, metavar="JOB")
+    parser.add_argument("--gather", action="store_true", help="make no runs; write the results of those there are")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    if unknown := [job for job in arguments.jobs if job not in JOBS]:
+        parser.error(f"no such job: {unknown}; the jobs are {JOBS}")
+    if not arguments.gather:
+        for job in arguments.jobs:
+            print(piece("additive", slug(job), partial(run, job)), flush=True)
+    rows = [
+        piece("additive", slug(job), partial(run, job)) for job in JOBS if (folder() / f"{slug(job)}.json").exists()
+    ]
+    print("\n" + table(rows))
+    if arguments.gather or arguments.jobs == JOBS:
+        print(f"\nwrote {write_result('additive', rows, seeds=[0])}")
+
+
+if __name__ == "__main__":
+    main()
