@@ -39,7 +39,8 @@ lint: $(VENV)/test
 format: $(VENV)/test
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench-coding bench-posttraining bench-pretrained bench-pruning bench-ratedistortion: $(VENV)/bench  # networks and peers of packages of their own
+bench-coding bench-coding_speed bench-posttraining bench-pretrained bench-pruning bench-ratedistortion: $(VENV)/bench  # networks and peers of packages of their own
+bench-coding: bench-coding_speed
 bench-%: $(VENV)/test  ## measure: results in benchmarks/results/, `make bench-lenet`, bench-csteps, bench-coding, bench-surp
 	$(BIN)/python -m benchmarks.references
 	$(BIN)/python -m benchmarks.$* $(ARGS)

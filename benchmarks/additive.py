@@ -4,7 +4,7 @@ ResNets (and AlexNet): one bit for every weight and a few floating-point weights
 reference, while quantisation alone and pruning alone at the same bytes lose more. VGG: low rank and a few
 floating-point weights, L + P, are best at equal bytes.
 
-The paper's networks on Fashion-MNIST, since CIFAR-10 and ImageNet are in no package (docs/results-of-the-sources.md has
+The paper's networks on Fashion-MNIST, since CIFAR-10 and ImageNet are in no package (docs/sources.md has
 their configurations). Learned by LC from the trained reference, all ways with equal epochs, batches, augmentation and
 learning rates; convolutions in bfloat16 while training, measured in float32. "Matched" ways may take as many bytes as
 the direct file of the named sum, and choose their own hyperparameters. BatchNorm and biases are float16 throughout;

@@ -1,4 +1,4 @@
-"""Is our coder smaller and faster than NNCodec's, than general coders and static ones? And our files, without data?
+"""Is our coder smaller than NNCodec's, than general coders and static ones? And our files, without data?
 
 - The same integers to every coder (`coding_integers`): LeNets, ResNet-20, EfficientNet-Lite0 and MiniLM, rounded.
 - Whole files of whole networks (`coding_curves`), each codec with its own quantiser, at equal error: log bytes on the
@@ -6,7 +6,8 @@
   not trained on, at the reference's plus 0.1, 0.3 and 1 point, in the mean over three networks where there are so
   many: of one alone, the luck of a hull decides. For the others it is top-1 agreement .83, .95 and .98, or cosine .94
   and .99.
-- Speed at four rates, in process time of one thread, both coders in one call (`coding_speed`).
+
+How fast both are is `coding_speed`.
 
 NNCodec is set up by `python -m benchmarks.nncodec`; without it this still runs, and says what is missing. Sizes and
 measures are kept in the cache, by weights, settings and code, so a run that was ended goes on where it was.
@@ -24,7 +25,6 @@ import torch
 from rich.table import Table
 
 from benchmarks import coding_curves, coding_integers, nncodec
-from benchmarks.coding_speed import RATES, speed_row
 from benchmarks.hull import bytes_at
 from benchmarks.pretrained import NAMES, network
 from benchmarks.record import write_result
@@ -41,8 +41,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=NAMES, help="whose integers are coded")
     parser.add_argument("--curves", nargs="*", default=NAMES, help="whose whole files are compared")
-    parser.add_argument("--entries", type=int, default=1_000_000, help="of the Laplace integers")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--measure-only", action="store_true", help="fill the cache; write no result")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -56,8 +54,7 @@ def main() -> None:
         print(f"{name}: files compared", flush=True)
     if arguments.measure_only:
         return
-    speeds = [speed_row(rate, arguments.entries, arguments.repeats) for rate in RATES]
-    figures = {"nncodec": nncodec.reason() or "measured", "sizes": sizes, "curves": curves, "speeds": speeds}
+    figures = {"nncodec": nncodec.reason() or "measured", "sizes": sizes, "curves": curves}
     print(table(figures))
     print(f"wrote {write_result('coding', figures)}")
 
@@ -65,7 +62,7 @@ def main() -> None:
 def table(figures: Row) -> str:
     """What each part says of our coder, then its rows."""
     parts = [_summary(figures), _size_table(figures["sizes"]), _curve_table(comparisons(figures["curves"]))]
-    return "\n\n".join([*parts, _speed_table(figures["speeds"])])
+    return "\n\n".join(parts)
 
 
 def comparisons(curves: Sequence[Row], validation_images: int = 5_000) -> list[Row]:
@@ -164,17 +161,6 @@ def _curve_table(rows: Sequence[Row]) -> str:
         sizes = ["-" if size is None else f"{size:,.0f}" for size in (ours, theirs)]
         ratio = f"{ours / theirs:.3f}" if ours and theirs else "-"
         out.add_row(row["network"], row["level"], *sizes, ratio, f"{row['original'] / ours:.1f}x" if ours else "-")
-    return render(out)
-
-
-def _speed_table(rows: Sequence[Row]) -> str:
-    keys = ("encode_mweights_per_second", "decode_mweights_per_second", "encode_ratio", "encode_ratio_untuned")
-    keys = (*keys, "decode_ratio", "two_threads")
-    out = Table("bits/weight", title="Laplace integers, one thread; ratios to NNCodec", box=None)
-    for key in keys:
-        out.add_column(key.replace("_mweights_per_second", " Mweights/s").replace("_", " "), justify="right")
-    for row in rows:
-        out.add_row(f"{row['bits_per_weight']:.2f}", *(f"{row[key]:.2f}" if key in row else "-" for key in keys))
     return render(out)
 
 

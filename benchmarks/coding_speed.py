@@ -1,28 +1,58 @@
-"""Laplace integers at four rates: weights a second of our coder and NNCodec's, on one thread, in the same run.
+"""How fast is our coder? Weights a second of ours and NNCodec's, on one thread in the same run, and on two.
 
-Speed is of process time, the best of some runs. A second thread decodes sections at the same time, for a tenth of a
-second or more; how much that gains is of wall time, and needs a second idle core.
+Laplace integers at four rates. Speed is of process time, the best of some runs. For "two threads" each of one or two
+threads decodes the section for a tenth of a second or more, in turn; the ratio of the best wall times needs a second
+idle core. NNCodec is set up by `python -m benchmarks.nncodec`.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from rich.table import Table
 
 from benchmarks import nncodec
 from benchmarks.coding_integers import UNIT, sections
+from benchmarks.record import write_result
 from summands.coding import decode_section, encode_section, layout_of
 from summands.coding.limits import entropy
+from summands.report.tables import render
 
+Row = dict[str, Any]
 RATES = (0.1, 0.6, 2.5, 5.0)
 
 
-def speed_row(rate: float, count: int, repeats: int) -> dict[str, Any]:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=31)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = [speed_row(rate, arguments.entries, arguments.repeats) for rate in RATES]
+    print(table(figures))
+    print(f"wrote {write_result('coding_speed', figures)}")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a rate."""
+    keys = ("encode_mweights_per_second", "decode_mweights_per_second", "encode_ratio", "encode_ratio_untuned")
+    keys = (*keys, "decode_ratio", "two_threads")
+    out = Table("bits/weight", title="Laplace integers, one thread; ratios to NNCodec", box=None)
+    for key in keys:
+        out.add_column(key.replace("_mweights_per_second", " Mweights/s").replace("_", " "), justify="right")
+    for row in rows:
+        out.add_row(f"{row['bits_per_weight']:.2f}", *(f"{row[key]:.2f}" if key in row else "-" for key in keys))
+    return render(out)
+
+
+def speed_row(rate: float, count: int, repeats: int) -> Row:
     """Of about `rate` bits a weight."""
     levels = {"laplace": _laplace(rate, count)}
     (forms,) = sections(levels)
@@ -87,3 +117,7 @@ def _best(run: Callable[[], Any], repeats: int, clock: Callable[[], float] = tim
         run()
         best = min(best, clock() - began)
     return best
+
+
+if __name__ == "__main__":
+    main()
