@@ -51,8 +51,8 @@ FIXED = {
 }
 
 
-SCHEDULE = sm.Schedule(steps=10, mu0=1e-2, growth=1.5, finetune=3)
-LR, DECAY = 0.05, 0.82
+SCHEDULE = sm.Schedule(steps=8, mu0=1e-2, growth=1.7, finetune=2)
+LR, DECAY = 0.05, 0.78
 
 
 @dataclass(frozen=True)
