@@ -99,9 +99,8 @@ class Augmented:
         return self._batches.epoch(int(torch.randint(2**31, ())))
 
 
-def training(subject: Subject, split: Split) -> Train:
-    """SGD on augmented images; convolutions in bfloat16, weights and the penalty in float32."""
-    recipe = RECIPES[subject.reference]
+def training(recipe: Recipe, split: Split) -> Train:
+    """SGD on the recipe's augmented images; convolutions in bfloat16, weights and the penalty in float32."""
     sgd = sm.SGD(
         Augmented(split, recipe),
         lr=LR,
@@ -134,7 +133,7 @@ def run(job: str) -> dict[str, Any]:
         trained.model,
         plan_of(way),
         budget=budget,
-        train=training(subject, data.train),
+        train=training(RECIPES[subject.reference], data.train),
         evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
         inputs=data.train.images[:2560].split(128),
         schedule=SCHEDULE,

@@ -1,0 +1,186 @@
+"""How many bytes at an equal error? NNCodec's files against ours: directly, with calibration inputs, and by LC.
+
+The references of both data sets; bytes where the test error is the reference's plus 0.1, 0.5 and 1 point, log bytes
+interpolated on each way's lower hull, in the mean over seeds where there are several. NNCodec's and our direct files
+(grids on a trellis) are those of `coding`, which needs no data. "Calibrated": `Grid("auto")` within a budget, from
+1,024 training images without labels. "LC": the same plan and the whole training set, the iterate chosen by the
+validation error. Every setting is in results/equal_error.json with its test error; reading a curve by test error
+flatters a way the more points it has, and NNCodec and the direct grids have the most.
+
+    python -m benchmarks.equal_error             # or some jobs, such as "lenet5-mnist LC 4000 0"
+
+Runs are kept in the cache folder with checkpoints, and not made again; --gather writes the result of those there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+import summands as sm
+from benchmarks.additive import training
+from benchmarks.coding import curve
+from benchmarks.hull import bytes_at
+from benchmarks.record import piece, read_result, write_result
+from summands.lc.training import Train
+from summands.report.tables import render
+from summands.zoo.cache import cache_dir
+from summands.zoo.data import Data, load
+from summands.zoo.train import RECIPES, error, reference
+
+POINTS = (0.1, 0.5, 1.0)
+GRIDS = sm.Plan({"*": "Grid('auto')"})
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of the zoo.
+
+    Args:
+        calibrated, learned: budgets in bytes.
+        lr: of LC; None trains as `additive` does, with augmentation.
+    """
+
+    calibrated: Sequence[int]
+    learned: Sequence[int]
+    schedule: sm.Schedule
+    lr: float | None
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+LENET300 = sm.Schedule(steps=20, mu0=1e-3, growth=1.25, finetune=4)
+LENET5 = sm.Schedule(steps=14, mu0=1e-3, growth=1.35, finetune=2)
+RESNET = sm.Schedule(steps=8, mu0=1e-2, growth=1.7, finetune=2)
+SUBJECTS = {
+    "lenet300-mnist": Subject((60_000, 40_000, 28_000, 20_000, 14_000), (20_000, 12_000, 8_000, 5_000), LENET300, 0.1),
+    "lenet300-fashion-mnist": Subject(
+        (90_000, 60_000, 40_000, 28_000, 20_000), (30_000, 18_000, 11_000, 7_000), LENET300, 0.1
+    ),
+    "lenet5-mnist": Subject((60_000, 40_000, 25_000, 16_000, 10_000), (8_000, 4_000, 2_800, 2_000), LENET5, 0.05, (0,)),
+    "lenet5-fashion-mnist": Subject(
+        (100_000, 60_000, 40_000, 28_000, 20_000), (40_000, 22_000, 12_000, 7_000), LENET5, 0.05, (0,)
+    ),
+    "resnet20-fashion-mnist": Subject(
+        (120_000, 90_000, 60_000, 45_000, 30_000), (60_000, 40_000, 25_000), RESNET, None, (0,)
+    ),
+}
+JOBS = [
+    f"{name} {way} {budget} {seed}"
+    for way in ("calibrated", "LC")
+    for name, subject in SUBJECTS.items()
+    for seed in subject.seeds
+    for budget in (subject.learned if way == "LC" else subject.calibrated)
+]
+Row = Mapping[str, Any]
+
+
+def run(job: str) -> dict[str, Any]:
+    """One file, and what is left of the network."""
+    name, way, budget, seed = job.split()
+    trained, data = reference(name, int(seed)), load(RECIPES[name].data)
+    if RECIPES[name].network != "lenet300":
+        trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if way == "LC":
+        result = sm.compress(
+            trained.model,
+            GRIDS,
+            budget=int(budget),
+            train=_train(name, data),
+            evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
+            inputs=data.train.images[:2560].split(128),
+            schedule=SUBJECTS[name].schedule,
+            seed=int(seed),
+            checkpoint=folder() / f"{job.replace(' ', '-')}.checkpoint",
+            resume=True,
+        )
+    else:
+        options = sm.PostTraining(distance="softmax", stages=4)
+        batches = list(data.train.images[:1024].split(256))
+        result = sm.compress(trained.model, GRIDS, budget=int(budget), calibration=batches, posttraining=options)
+    compressed = result.apply_(copy.deepcopy(trained.model)).eval()
+    return {
+        "network": name,
+        "codec": way,
+        "setting": int(budget),
+        "seed": int(seed),
+        "bytes": result.size_bytes,
+        "validation_error": error(compressed, data.validation.images, data.validation.labels),
+        "test_error": error(compressed, data.test.images, data.test.labels),
+        "verdict": result.verdict.name,
+    }
+
+
+def _train(name: str, data: Data) -> Train:
+    lr = SUBJECTS[name].lr
+    if lr is None:
+        return training(RECIPES[name], data.train)
+    return sm.SGD((data.train.images, data.train.labels), lr=lr)
+
+
+def folder() -> Path:
+    path = cache_dir() / "benchmarks" / "equal_error"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Bytes of every way at each level, and over NNCodec's."""
+    out = Table("network", "at", box=None, pad_edge=False)
+    ways = [way for way in ("nncodec", "ours", "calibrated", "LC") if any(row["codec"] == way for row in rows)]
+    headings = {"nncodec": "NNCodec", "ours": "direct"}
+    for way in ways:
+        out.add_column(headings.get(way, way), justify="right")
+    for way in ways[1:]:
+        out.add_column(f"{headings.get(way, way)} / NNCodec", justify="right")
+    made = [row for row in rows if row["codec"] in ("calibrated", "LC")]
+    for name in dict.fromkeys(row["network"] for row in made):
+        seeds = {row["seed"] for row in made if row["network"] == name}
+        own = [row for row in rows if row["network"] == name and row["seed"] in seeds]
+        at = statistics.mean(row["test_error"] for row in own if row["codec"] == "original")
+        for points in POINTS:
+            sizes = [bytes_at(curve(own, way, 0), points) for way in ways]
+            texts = ["-" if size is None else f"{size:,.0f}" for size in sizes]
+            ratios = [f"{size / sizes[0]:.2f}" if size and sizes[0] else "-" for size in sizes[1:]]
+            out.add_row(
+                f"{name}, {len(seeds)} seeds" if points == POINTS[0] else "", f"{at:.2f} + {points} %", *texts, *ratios
+            )
+    return render(out, 160)
+
+
+def without_data() -> list[Row]:
+    """What `coding` has of these networks: the originals, NNCodec's files and our direct ones."""
+    wanted = {(name, seed) for name, subject in SUBJECTS.items() for seed in subject.seeds}
+    rows = read_result("coding")["figures"]["curves"]
+    return [row for row in rows if (row["network"], row["seed"]) in wanted]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", default=JOBS, metavar="JOB")
+    parser.add_argument("--gather", action="store_true", help="make no runs; write the results of those there are")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    if unknown := [job for job in arguments.jobs if job not in JOBS]:
+        parser.error(f"no such job: {unknown}; the jobs are {JOBS}")
+    for job in [] if arguments.gather else arguments.jobs:
+        print(piece("equal_error", job, partial(run, job)), flush=True)
+    done = [job for job in JOBS if (folder() / f"{job.replace(' ', '-')}.json").exists()]
+    rows = [*without_data(), *(piece("equal_error", job, partial(run, job)) for job in done)]
+    print("\n" + table(rows))
+    if arguments.gather or arguments.jobs == JOBS:
+        print(f"\nwrote {write_result('equal_error', rows, seeds=[0, 1, 2])}")
+
+
+if __name__ == "__main__":
+    main()
