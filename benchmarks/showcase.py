@@ -8,8 +8,9 @@ subtracted). "Printed" are its page's figures, after 820 epochs. "Toolkit" is it
 its own learning rates and penalty weights, one epoch a step in the place of 20. LC-accounting is its measure of size:
 32-bit values, gaps of the best width, codebook indices, biases as they are.
 
-Ours chooses its iterate on 5,000 validation images that are not trained on; the test error is measured once a run. The
-toolkit trains on all 60,000 and its last iterate is shown.
+Both train on all 60,000 images, and the last iterate of each is shown: nothing is chosen. The test error is measured
+once a run. Seconds are of process time; ours trains longer than the toolkit here, and less than half as long as on its
+page.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ ROWS = {
         {"0": (SELECTED,), "1": (SELECTED,), "2": (SELECTED,)},
     ),
 }  # fmt: skip
-SCHEDULE = sm.Schedule(steps=40, mu0=1e-3, growth=1.12, epochs=3, finetune=20)
-SELECTING = sm.Schedule(steps=40, mu0=1e-3, growth=1.1, epochs=3, finetune=20)
+SCHEDULE = sm.Schedule(steps=40, mu0=5e-4, growth=1.12, epochs=8, finetune=40)
+SELECTING = sm.Schedule(steps=40, mu0=1e-3, growth=1.1, epochs=8, finetune=40)
 """For the penalty, whose ranks depend on mu: that of its script."""
 
 
@@ -134,17 +135,17 @@ class Images:
     """MNIST as the toolkit prepares it: pixels from 0 to 1, minus each one's mean over the 60,000."""
 
     train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
     @classmethod
     def mnist(cls) -> Images:
         data = load("mnist")
         least, most = data.train.images.min(), data.train.images.max()
-        splits = (data.train, data.validation, data.test)
-        flat = [((split.images - least) / (most - least)).flatten(1) for split in splits]
-        mean = torch.cat(flat[:2]).mean(0)
-        return cls(*((images - mean, split.labels) for images, split in zip(flat, splits, strict=True)))
+        images = torch.cat([data.train.images, data.validation.images])
+        labels = torch.cat([data.train.labels, data.validation.labels])
+        flat = [((part - least) / (most - least)).flatten(1) for part in (images, data.test.images)]
+        mean = flat[0].mean(0)
+        return cls((flat[0] - mean, labels), (flat[1] - mean, data.test.labels))
 
 
 def ours(model: nn.Sequential, row: Row, images: Images) -> dict[str, Any]:
@@ -154,7 +155,6 @@ def ours(model: nn.Sequential, row: Row, images: Images) -> dict[str, Any]:
         model,
         sm.Plan(row.plan, ignore=[name for name, _ in model.named_parameters() if not _has_rule(name, row)]),
         train=sm.SGD(images.train, lr=row.lr, batch_size=256),
-        evaluate=lambda m: error(m, *images.validation),
         schedule=schedule,
     )
     seconds = time.process_time() - began
@@ -191,7 +191,7 @@ def toolkit(model: nn.Sequential, row: Row, images: Images) -> dict[str, Any]:
             made.append((getattr(modules, view), getattr(kinds, kind)(**options, **own), kind))
         weights = getters if place == "all" else getters[int(place)]
         tasks[modules.ParameterTorch(weights, torch.device("cpu"))] = made if len(made) > 1 else made[0]
-    inputs, labels = (torch.cat(pair) for pair in zip(images.train, images.validation, strict=True))
+    inputs, labels = images.train
 
     def learn(model: nn.Module, penalty: Any, step: int) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=row.lr * 0.98**step, momentum=0.9, nesterov=True)

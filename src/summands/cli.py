@@ -7,7 +7,6 @@ A mistake of the user's is one line and exit code 2, and no output is left half-
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from . import __version__
 from .api import compress as compress_model
 from .api import load
 from .api import prune as prune_model
+from .atomic import check_place, whole_file
 from .cli_files import Json, MaxBytes, SumsFile, inspect, verify
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
@@ -127,7 +127,7 @@ def compress(
     if dry_run:
         typer.echo(json.dumps(chosen.to_dict(), indent=2) if as_json else str(matched))
         return
-    check_writable(output)
+    check_place(output)
     if shards and budget is None:
         _say(compress_file(source, output, chosen, metadata=metadata), output, metadata, as_json)
         return
@@ -294,7 +294,7 @@ def decompress(
     file: SumsFile, output: Output = Path("dense.safetensors"), max_bytes: MaxBytes = None, as_json: Json = False
 ) -> None:
     """Write the dense weights as .safetensors."""
-    check_writable(output)
+    check_place(output)
     tensors = load(file, max_bytes=max_bytes)
     write_safetensors(tensors, output)
     size = output.stat().st_size
@@ -316,7 +316,7 @@ def rates(
     weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
     fits, rows = laplace_fits(weights), rate_table(weights, distortion)
     if picture is not None:
-        check_writable(picture)
+        check_place(picture)
         plot_rates(rows, picture)
     if as_json:
         typer.echo(json.dumps({"fits": [asdict(f) for f in fits], "rates": [asdict(r) for r in rows]}, indent=2))
@@ -350,25 +350,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes beside `path`, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
+    except SafetensorError as error:
         raise FileError(f"cannot write {path}: {error}") from error
-
-
-def check_writable(output: Path) -> None:
-    """FileError now, rather than after hours of training, if the output cannot be written."""
-    folder = output.parent
-    if not folder.is_dir():
-        raise FileError(f"cannot write {output}: there is no folder {folder}")
-    if output.is_dir():
-        raise FileError(f"cannot write {output}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise FileError(f"cannot write {output}: no permission in {folder}")
 
 
 def summary(result: Result | Streamed) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import container
+from .atomic import whole_file
 from .errors import ArgumentError, FileError, must
 from .forms import Form
 from .journal import read_runs
@@ -94,7 +95,9 @@ def search(
             progress=progress,
         )
     found, all_runs = read_runs(output)
-    _write(output / "report.html", page(found, all_runs, {run.id for run in front(all_runs)}))
+    text = page(found, all_runs, {run.id for run in front(all_runs)})
+    with whole_file(output / "report.html") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     best = {run.id for run in front(runs)}
     if as_json:
         typer.echo(json.dumps({"runs": [_plain(run, best) for run in runs]}, indent=2))
@@ -123,7 +126,9 @@ def plot(
         search, runs = _from_json(source)
     else:
         search, runs = _from_file(source)
-    _write(output, page(search, runs, {run.id for run in front(runs)}))
+    text = page(search, runs, {run.id for run in front(runs)})
+    with whole_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     typer.echo(f"wrote {output}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
 
 
@@ -163,14 +168,3 @@ def _from_json(path: Path) -> tuple[SearchRecord, list[RunRecord]]:
 def _plain(run: RunRecord, best: set[str]) -> dict[str, Any]:
     hidden = ("weights", "history")
     return {**{k: v for k, v in asdict(run).items() if k not in hidden}, "on_front": run.id in best}
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FileError(f"cannot write {path}: {error.strerror}") from error

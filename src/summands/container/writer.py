@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import secrets
 import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +18,9 @@ from typing import IO, Any, Self
 
 from torch import Tensor
 
+from ..atomic import check_place, file_errors, whole_file
 from ..coding import encode_section, layout_of, shared_tensors
-from ..errors import ArgumentError, FileError, in_context, must
+from ..errors import ArgumentError, in_context, must
 from ..forms import Dense, Events, Form, Successive
 from .header import (
     MAX_FORMS,
@@ -138,15 +136,15 @@ class Writer:
     ) -> None:
         self.path = Path(path)
         self._metadata = pack_metadata(metadata)
-        with _file_errors(self.path):
-            _check_place(self.path)
+        with file_errors(self.path):
+            check_place(self.path)
             self._spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self.path.parent))  # noqa: SIM115
         self.builder = Builder(self._spool, shared)
         self._written: Written | None = None
 
     def add(self, name: str, form: Form) -> None:
         """Appends a weight. ArgumentError if the name was used, or the form cannot be written."""
-        with _file_errors(self.path):
+        with file_errors(self.path):
             self.builder.add(name, form)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
@@ -166,10 +164,11 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _file_errors(self.path), self._spool:
+        with file_errors(self.path), self._spool:
             if kind is None:
                 written, chunks = self.builder.finish(self._metadata)
-                _write_atomically(self.path, chunks)
+                with whole_file(self.path) as temporary, temporary.open("xb") as file:
+                    file.writelines(chunks)
                 self._written = written
 
 
@@ -372,40 +371,3 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ArgumentError(must("a text", "Unicode that UTF-8 can say", text[:40])) from error
-
-
-@contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _check_place(path: Path) -> None:
-    """Only a regular file is ever replaced, and no folder is made."""
-    if not path.parent.is_dir():
-        raise FileError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise FileError(f"{path} cannot be written: it is there already and not a regular file")
-
-
-def _write_atomically(path: Path, chunks: Iterator[bytes]) -> None:
-    """Into a temporary file beside `path`, to the disk, then under its name: whole or not at all."""
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # The new name is on the disk when its folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

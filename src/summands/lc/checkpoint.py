@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..atomic import whole_file
 from ..container import read, to_bytes
 from ..errors import CorruptFileError, MismatchError
 from ..network import state_tensors
@@ -40,7 +40,7 @@ class Checkpoint:
     load_state: Callable[[Any], None] | None = None
 
     def save(self, model: nn.Module, state: State) -> None:
-        """Writes beside `path`, then renames: a process that is ended at any moment leaves a whole checkpoint."""
+        """A process that is ended at any moment leaves a whole checkpoint."""
         tensors = {f"model.{name}": t for name, t in state_tensors(model).items()}
         tensors |= {f"multiplier.{name}": t for name, t in state.multipliers.items()}
         tensors |= {f"continuous.{i:04d}": t for i, t in enumerate(state.continuous or [])}
@@ -58,12 +58,8 @@ class Checkpoint:
         tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         data = save(tensors, metadata={"summands": json.dumps(plain)})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        with whole_file(self.path) as temporary:
+            temporary.write_bytes(data)
 
     def load(self, model: nn.Module) -> State | None:
         """The saved state, its weights put into the model; None when there is no checkpoint yet."""

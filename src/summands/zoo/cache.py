@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
+from ..atomic import file_errors, whole_file
 from ..errors import FileError
 
 
@@ -22,18 +22,11 @@ def cache_dir() -> Path:
 
 
 def store(path: Path, content: bytes) -> None:
-    """Writes beside `path`, then renames: a reader sees the whole file or none. FileError if that fails."""
+    """Writes it whole or not at all, with the folders on the way. FileError if that fails."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise FileError(
-            f"cannot write {str(path)!r}: {error.strerror}; set SUMMANDS_CACHE to a folder of yours"
-        ) from error
+        with file_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    except FileError as error:
+        raise FileError(f"{error}; set SUMMANDS_CACHE to a folder of yours") from error

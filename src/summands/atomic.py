@@ -1,0 +1,68 @@
+"""Files that appear whole or not at all: every output of the package is put in its place here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import FileError
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """The system's errors inside as FileErrors that name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_place(path: Path) -> None:
+    """FileError unless a file may be put there: only a regular file is ever replaced, and no folder is made."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileError(f"cannot write {path}: there is no folder {folder}")
+    if path.exists() and not path.is_file():
+        raise FileError(f"cannot write {path}: it is a folder or another thing that is no regular file")
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"cannot write {path}: no permission in {folder}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; its file is then put to the disk and takes the place of `path`.
+
+    An error inside, and a process ended at any moment, leaves what was at `path`.
+
+    Raises:
+        FileError: the system could not write it.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with whole_file(path) as temporary:
+    ...     size = temporary.write_text("all of it")
+    >>> path.read_text(), [file.name for file in path.parent.iterdir()]
+    ('all of it', ['a.txt'])
+    """
+    temporary = path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}"
+    with file_errors(path):
+        try:
+            yield temporary
+            _to_disk(temporary, os.O_RDWR)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if os.name == "posix":  # the new name is on the disk when its folder is
+            _to_disk(path.parent, os.O_RDONLY)
+
+
+def _to_disk(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
