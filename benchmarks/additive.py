@@ -70,20 +70,21 @@ class Subject:
     matched: str
 
 
+RESNET20 = (*FIXED, *(f"matched: {name}" for name in ("Q", "P", "L", "L + P", "L + L", "Q + L", "Q + L + P")))
 SUBJECTS = {
-    "resnet20": Subject(
-        "resnet20-fashion-mnist",
-        (*FIXED, *(f"matched: {name}" for name in ("Q", "P", "L", "L + P", "Q + L", "Q + L + P"))),
-        matched="Q + P 3 %",
-    ),
+    "resnet20": Subject("resnet20-fashion-mnist", RESNET20, matched="Q + P 3 %"),
     "vgg": Subject(
         "vgg-fashion-mnist",
         tuple(f"matched: {name}" for name in ("Q + P", "L + P", "P", "L", "Q")),
         matched="Q + P 1 %",
     ),
     "alexnet": Subject("alexnet-fashion-mnist", ("Q", "Q + P 1 %", "Q + P 3 %"), matched="Q + P 3 %"),
+    "resnet20-cifar": Subject("resnet20-cifar-10", RESNET20, matched="Q + P 3 %"),
 }
+ELSEWHERE = ("resnet20-cifar",)
+"""Whose data is in no package: run by name alone, where its official address can be reached."""
 JOBS = [f"{name}: {way}" for name, subject in SUBJECTS.items() for way in subject.ways]
+DEFAULT = [job for job in JOBS if job.split(": ")[0] not in ELSEWHERE]
 
 
 class Augmented:
@@ -220,7 +221,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", default=JOBS, metavar="JOB")
+    parser.add_argument("jobs", nargs="*", default=DEFAULT, metavar="JOB")
     parser.add_argument("--gather", action="store_true", help="make no runs; write the results of those there are")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -234,7 +235,7 @@ def main() -> None:
         piece("additive", slug(job), partial(run, job)) for job in JOBS if (folder() / f"{slug(job)}.json").exists()
     ]
     print("\n" + table(rows))
-    if arguments.gather or arguments.jobs == JOBS:
+    if arguments.gather or arguments.jobs == DEFAULT:
         print(f"\nwrote {write_result('additive', rows, seeds=[0])}")
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from benchmarks.record import RESULTS, read_result
 
 ROOT = Path(__file__).parent.parent
-_BLOCK = re.compile(r"(<!-- lenet -->\n```\n).*?(```\n<!-- /lenet -->)", re.DOTALL)
-_RATES = re.compile(r"(<!-- rates -->\n).*?(<!-- /rates -->)", re.DOTALL)
-_PRUNING = re.compile(r"(<!-- pruning -->\n).*?(<!-- /pruning -->)", re.DOTALL)
+PAGES = {
+    "README.md": {"lenet": "table"},
+    "docs/pruning.md": {"pruning": "summary", "ratedistortion": "summary"},
+    "docs/sources.md": {"additive": "table", "showcase": "table", "records": "table", "equal_error": "table"},
+}
+"""Of each page its blocks, `<!-- NAME -->` to `<!-- /NAME -->`: a benchmark, and the function that writes them."""
 
 
 def results_page() -> str:
@@ -27,30 +30,23 @@ def results_page() -> str:
     return "\n".join(parts)
 
 
-def readme() -> str:
-    """The README with its table as the result file has it."""
-    from benchmarks.lenet import table
-
-    rows = table(read_result("lenet")["figures"])
-    return _BLOCK.sub(lambda block: f"{block[1]}{rows}\n{block[2]}", (ROOT / "README.md").read_text())
-
-
-def pruning_page() -> str:
-    """The page on pruning with its figures on real networks as the result files have them."""
-    page = (ROOT / "docs" / "pruning.md").read_text()
-    for name, block in (("pruning", _PRUNING), ("ratedistortion", _RATES)):
+def filled(page: str) -> str:
+    """The page with its blocks as the result files have them; empty where there is none."""
+    text = (ROOT / page).read_text()
+    for name, function in PAGES[page].items():
+        block = ""
         if (RESULTS / f"{name}.json").is_file():
-            text = importlib.import_module(f"benchmarks.{name}").summary(read_result(name)["figures"]) + "\n"
-        else:
-            text = ""
-        page = block.sub(lambda found, text=text: f"{found[1]}{text}{found[2]}", page)
-    return page
+            block = getattr(importlib.import_module(f"benchmarks.{name}"), function)(read_result(name)["figures"])
+            block = f"```\n{block.rstrip()}\n```\n" if function == "table" else f"{block}\n"
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text = pattern.sub(lambda found, block=block: f"{found[1]}{block}{found[2]}", text)
+    return text
 
 
 def main() -> None:
-    (ROOT / "docs" / "pruning.md").write_text(pruning_page())
     (ROOT / "docs" / "results.md").write_text(results_page())
-    (ROOT / "README.md").write_text(readme())
+    for page in PAGES:
+        (ROOT / page).write_text(filled(page))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ def test_the_examples_of_the_readme_run(tmp_path, monkeypatch) -> None:
 
 
 def test_tables_are_those_of_the_result_files() -> None:
-    from benchmarks.page import pruning_page, readme, results_page
+    from benchmarks.page import PAGES, filled, results_page
 
-    assert (ROOT / "README.md").read_text() == readme(), "run `python -m benchmarks.page`"
     assert (ROOT / "docs" / "results.md").read_text() == results_page(), "run `python -m benchmarks.page`"
-    assert (ROOT / "docs" / "pruning.md").read_text() == pruning_page(), "run `python -m benchmarks.page`"
+    for page, blocks in PAGES.items():
+        text = (ROOT / page).read_text()
+        assert text == filled(page), f"{page}: run `python -m benchmarks.page`"
+        assert all(f"<!-- {name} -->" in text for name in blocks)
 
 
 PAGES = sorted(p.relative_to(ROOT) for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
