@@ -18,14 +18,10 @@ Runs are kept in the cache folder with checkpoints, and not made again; --gather
 
 from __future__ import annotations
 
-import argparse
 import copy
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,11 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import summands as sm
-from benchmarks.record import piece, write_result
+from benchmarks.jobs import checkpoint, run_jobs
 from summands.lc.training import Train
 from summands.report.tables import render
 from summands.selection.search import COMBINATIONS
-from summands.zoo.cache import cache_dir
 from summands.zoo.data import Split, load
 from summands.zoo.train import RECIPES, Batches, Recipe, error, reference
 
@@ -138,7 +133,7 @@ def run(job: str) -> dict[str, Any]:
         evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
         inputs=data.train.images[:2560].split(128),
         schedule=SCHEDULE,
-        checkpoint=folder() / f"{slug(job)}.checkpoint",
+        checkpoint=checkpoint("additive", job),
         resume=True,
         report=lambda row: print(job, row.phase, row.index, row.error, row.size_bytes, flush=True),
     )
@@ -146,6 +141,7 @@ def run(job: str) -> dict[str, Any]:
     return {
         "network": name,
         "way": way,
+        "seed": 0,
         "budget": budget,
         "reference_test_error": trained.test_error,
         "reference_validation_error": trained.validation_error,
@@ -166,16 +162,6 @@ def run(job: str) -> dict[str, Any]:
         "measure_seconds": sum(row.measure_seconds for row in result.history),
         "processor_seconds": time.process_time() - began,
     }
-
-
-def slug(job: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in job)
-
-
-def folder() -> Path:
-    path = cache_dir() / "benchmarks" / "additive"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -219,25 +205,5 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return render(out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", default=DEFAULT, metavar="JOB")
-    parser.add_argument("--gather", action="store_true", help="make no runs; write the results of those there are")
-    arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.set_flush_denormal(True)
-    if unknown := [job for job in arguments.jobs if job not in JOBS]:
-        parser.error(f"no such job: {unknown}; the jobs are {JOBS}")
-    if not arguments.gather:
-        for job in arguments.jobs:
-            print(piece("additive", slug(job), partial(run, job)), flush=True)
-    rows = [
-        piece("additive", slug(job), partial(run, job)) for job in JOBS if (folder() / f"{slug(job)}.json").exists()
-    ]
-    print("\n" + table(rows))
-    if arguments.gather or arguments.jobs == DEFAULT:
-        print(f"\nwrote {write_result('additive', rows, seeds=[0])}")
-
-
 if __name__ == "__main__":
-    main()
+    run_jobs("additive", __doc__, JOBS, run, table, default=DEFAULT)

@@ -14,14 +14,10 @@ Runs are kept in the cache folder with checkpoints, and not made again; --gather
 
 from __future__ import annotations
 
-import argparse
 import copy
-import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,10 +27,10 @@ import summands as sm
 from benchmarks.additive import training
 from benchmarks.coding import curve
 from benchmarks.hull import bytes_at
-from benchmarks.record import piece, read_result, write_result
+from benchmarks.jobs import Row, checkpoint, run_jobs
+from benchmarks.record import read_result
 from summands.lc.training import Train
 from summands.report.tables import render
-from summands.zoo.cache import cache_dir
 from summands.zoo.data import Data, load
 from summands.zoo.train import RECIPES, error, reference
 
@@ -81,7 +77,6 @@ JOBS = [
     for seed in subject.seeds
     for budget in (subject.learned if way == "LC" else subject.calibrated)
 ]
-Row = Mapping[str, Any]
 
 
 def run(job: str) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def run(job: str) -> dict[str, Any]:
             inputs=data.train.images[:2560].split(128),
             schedule=SUBJECTS[name].schedule,
             seed=int(seed),
-            checkpoint=folder() / f"{job.replace(' ', '-')}.checkpoint",
+            checkpoint=checkpoint("equal_error", job),
             resume=True,
         )
     else:
@@ -125,12 +120,6 @@ def _train(name: str, data: Data) -> Train:
     if lr is None:
         return training(RECIPES[name], data.train)
     return sm.SGD((data.train.images, data.train.labels), lr=lr)
-
-
-def folder() -> Path:
-    path = cache_dir() / "benchmarks" / "equal_error"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -164,23 +153,5 @@ def without_data() -> list[Row]:
     return [row for row in rows if (row["network"], row["seed"]) in wanted]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", default=JOBS, metavar="JOB")
-    parser.add_argument("--gather", action="store_true", help="make no runs; write the results of those there are")
-    arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.set_flush_denormal(True)
-    if unknown := [job for job in arguments.jobs if job not in JOBS]:
-        parser.error(f"no such job: {unknown}; the jobs are {JOBS}")
-    for job in [] if arguments.gather else arguments.jobs:
-        print(piece("equal_error", job, partial(run, job)), flush=True)
-    done = [job for job in JOBS if (folder() / f"{job.replace(' ', '-')}.json").exists()]
-    rows = [*without_data(), *(piece("equal_error", job, partial(run, job)) for job in done)]
-    print("\n" + table(rows))
-    if arguments.gather or arguments.jobs == JOBS:
-        print(f"\nwrote {write_result('equal_error', rows, seeds=[0, 1, 2])}")
-
-
 if __name__ == "__main__":
-    main()
+    run_jobs("equal_error", __doc__, JOBS, run, table, others=without_data)

@@ -40,10 +40,16 @@ def read_result(name: str) -> dict[str, Any]:
 
 def piece(benchmark: str, name: str, make: Callable[[], Any]) -> Any:
     """What `make` returns, made once: a benchmark that is ended goes on after its last finished piece."""
-    path = cache_dir() / "benchmarks" / benchmark / f"{name.replace(' ', '-')}.json"
+    path = place(benchmark, name)
     if not path.exists():
         store(path, json.dumps(make()).encode())
     return json.loads(path.read_text())
+
+
+def place(benchmark: str, name: str) -> Path:
+    """Where the piece of this name is kept."""
+    plain = "".join(c if c.isalnum() or c in "._" else "-" for c in name)
+    return cache_dir() / "benchmarks" / benchmark / f"{plain}.json"
 
 
 def _version(package: str) -> str | None:
