@@ -3,7 +3,7 @@
 Each is compressed by its task file and plan within one budget, as `summands compress` does it: all weights and biases
 on entropy-priced grids, learned by LC from a trained reference. The iterate is chosen by the validation error (5,000
 images that were not trained on), the test error measured once a run. The records are those of EPR (Oktay et al. 2020),
-which chose its trade-off by a price and not by a budget.
+which chose its trade-off by a price and not by a budget, and of MIRACLE (Havasi et al. 2019).
 
     python -m benchmarks.records                 # or the names of some jobs, such as "lenet5 2.8kB 0"
 
@@ -28,7 +28,7 @@ from summands.zoo.data import load
 from summands.zoo.train import error, reference
 
 ROOT = Path(__file__).parent.parent
-RECORDS = {"lenet300": "EPR: 8.56 kB at 1.9 %", "lenet5": "EPR: 2.84 kB at 0.9 to 1.0 %; MIRACLE: 1.52 kB at 0.96 %"}
+RECORDS = {"lenet300": "EPR: 8.56 kB at 1.9 %", "lenet5": "EPR: 2.84 kB at 0.9-1.0 %; MIRACLE: 1.52 kB, 0.96 %"}
 BUDGETS = ("lenet300 8kB", "lenet300 5kB", "lenet5 2.8kB", "lenet5 1.5kB")
 JOBS = [f"{budget} {seed}" for budget in BUDGETS for seed in (0, 1, 2)]
 
