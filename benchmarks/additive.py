@@ -128,7 +128,7 @@ def run(job: str) -> dict[str, Any]:
     trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     budget = None if way in FIXED else way.split(": ")[0]
     if budget == "matched":
-        budget = f"{sm.compress(trained.model, plan_of(subject.matched)).size_bytes} bytes"
+        budget = f"{sm.compress(trained.model, plan_of(subject.matched)).size_bytes} B"
     began = time.process_time()
     result = sm.compress(
         trained.model,
@@ -156,11 +156,7 @@ def run(job: str) -> dict[str, Any]:
         "file_bytes": result.size_bytes,
         "ratio": result.ratio,
         "paper_ratio": result.paper_ratio,
-        "epochs": sum(
-            SCHEDULE.epochs if row.phase != "finetune" else SCHEDULE.finetune
-            for row in result.history
-            if row.phase != "direct"
-        ),
+        "epochs": sum(row.phase != "direct" for row in result.history),
         "verdict": result.verdict.name,
         "learn_seconds": sum(row.learn_seconds for row in result.history),
         "compress_seconds": sum(row.compress_seconds for row in result.history),
