@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import FileError, must
@@ -57,6 +60,17 @@ class Shards:
     def tensors(self) -> dict[str, Tensor]:
         """All of them."""
         return {name: self.tensor(name) for name in self.declared}
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes beside `path`, then renames."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}: {error}") from error
 
 
 class _opened:

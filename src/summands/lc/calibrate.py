@@ -35,7 +35,7 @@ class Tally:
         gram, cross: sums of xh xh' and x xh', groups x n x n, or counts of an embedding's V rows; see `Moments`.
         first: `gram` over the first half of the batches, where halves are told apart.
         total, original_total: sums of xh and x, groups x n.
-        bias: the parameter that was added to the output.
+        bias: the parameter that was added to the output, that of the original network where there are two.
         calls: how many products there were.
     """
 
@@ -59,7 +59,8 @@ class Tally:
             return
         if self.total is None:
             self.gram, self.count = None, 0
-        self.bias = product.bias if product.bias is not None else self.bias
+        bias = (original or product).bias
+        self.bias = self.bias if bias is None else bias
         before = original.patches() if original is not None else None
         for patches in product.patches():
             block = patches.float()
@@ -237,7 +238,9 @@ class Calibration:
         """
         weights = {n: w for n, w in self._weights(self.original, names).items() if w.requires_grad}
         generator = torch.Generator().manual_seed(seed)
-        totals = {n: torch.zeros(w.shape[0], dtype=torch.float64) for n, w in self._weights(self.original, names).items()}
+        totals = {
+            n: torch.zeros(w.shape[0], dtype=torch.float64) for n, w in self._weights(self.original, names).items()
+        }
         draws = -(-_DRAWS // max(sum(1 for _ in self.batches), 1))
         count = 0
         with self.at_hand, _gradients_seen(weights, totals):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -48,14 +48,14 @@ class LayerFits:
     """What is known of the layers, and what it makes of them.
 
     Attributes:
-        weights: the originals by name; may be read anew each time.
+        read: the original of a weight by its name, perhaps read anew each time.
         sizes: entries of each.
         felt: the sum of each one's sensitivities F; None where every layer answers for its own outputs.
         layers: those whose inputs are known at present.
     """
 
     tasks: Sequence[Task]
-    weights: Mapping[str, Tensor]
+    read: Callable[[str], Tensor]
     sizes: Mapping[str, int]
     felt: Mapping[str, float] | None
     options: PostTraining
@@ -67,7 +67,7 @@ class LayerFits:
         cls,
         data: Calibration,
         tasks: Sequence[Task],
-        weights: Mapping[str, Tensor],
+        read: Callable[[str], Tensor],
         options: PostTraining,
         seed: int,
     ) -> Self:
@@ -78,7 +78,7 @@ class LayerFits:
         if options.distance is not None:
             measured = data.sensitivities(names, options.distance, seed)
             felt = {name: float(f.sum()) for name, f in measured.items()}
-        return cls(tasks, weights, {n: parameters[n].numel() for n in names}, felt, options, data.original)
+        return cls(tasks, read, {n: parameters[n].numel() for n in names}, felt, options, data.original)
 
     # What a weight's error counts
 
@@ -88,14 +88,14 @@ class LayerFits:
         for name, tally in tallies.items():
             asked = self.options.shrinkage
             shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else float(asked)
-            weight = self.weights[name]
+            weight = self.read(name)
             felt = self._felt_by(name, weight, tally.moments())
             self.layers[name] = self._layer(name, weight, tally, felt, shrinkage, biases.get(id(tally.bias)))
 
     def renew(self, name: str, tally: Tally) -> None:
         """Other moments of a layer that is known."""
         old = self.layers[name]
-        self.layers[name] = self._layer(name, self.weights[name], tally, old.felt, old.shrinkage, old.bias)
+        self.layers[name] = self._layer(name, self.read(name), tally, old.felt, old.shrinkage, old.bias)
 
     def _felt_by(self, name: str, weight: Tensor, moments: Moments) -> float:
         """F / (2 trace H): the error of an even change e of all entries is then exactly 1/2 sum F e^2."""
@@ -106,9 +106,7 @@ class LayerFits:
         trace = rows * float(diagonal.double().sum())
         return self.felt[name] / (2 * trace) if trace else 0.0
 
-    def _layer(
-        self, name: str, weight: Tensor, tally: Tally, felt: float, shrinkage: float, bias: str | None
-    ) -> Layer:
+    def _layer(self, name: str, weight: Tensor, tally: Tally, felt: float, shrinkage: float, bias: str | None) -> Layer:
         # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
         moments = tally.moments(felt or 1e-12, shrinkage)
         learner = QuadraticLearner({name: weight}, {name: moments}, self.options.damping)
@@ -125,7 +123,7 @@ class LayerFits:
         """The output's distance that this form causes, by the quadratic."""
         if name in self.layers:
             return self.layers[name].learner.error(name, form.dense())
-        change = (form.dense().double() - self.weights[name].double()).square()
+        change = (form.dense().double() - self.read(name).double()).square()
         return float(change.sum()) * self.plain_scale([name])
 
     def error_of_nothing(self, name: str) -> float:
@@ -133,7 +131,7 @@ class LayerFits:
         if name in self.layers:
             learner = self.layers[name].learner
             return learner.metrics[name].error(learner.targets[name])
-        return float(self.weights[name].double().square().sum()) * self.plain_scale([name])
+        return float(self.read(name).double().square().sum()) * self.plain_scale([name])
 
     def record(self, name: str, form: Form) -> LayerRecord:
         """What is said of a form in this weight's place."""
@@ -175,7 +173,7 @@ class LayerFits:
 
     def _fit(self, task: Task, names: Sequence[str], price: float | None) -> dict[str, Form]:
         if any(name not in self.layers for name in names):
-            weights = {name: self.weights[name] for name in names}
+            weights = {name: self.read(name) for name in names}
             scale = self.plain_scale(names)
             return task.compression.project_task(weights, price=None if price is None else price / scale)
         if task.compression.is_term or len(task.compression.parts()) > 1:

@@ -71,7 +71,7 @@ class PostTrainer:
         self._data.check()
         state = state_tensors(original)
         self._weights = {n: state[n] for task in self.tasks for n in task.weights}
-        self._fits = LayerFits.measured(self._data, self.tasks, self._weights, self.options, self.seed)
+        self._fits = LayerFits.measured(self._data, self.tasks, self._weights.__getitem__, self.options, self.seed)
         matrices = [name for name, w in self._weights.items() if w.ndim > 1]
         memory = self.options.memory_bytes
         forms = self._at_once(matrices) if memory is None else self._in_runs(matrices, memory)
