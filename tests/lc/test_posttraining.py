@@ -305,7 +305,7 @@ def test_arguments_that_exclude_each_other(arguments: Any, message: str) -> None
     ],
 )
 def test_options_are_checked(wrong: Any) -> None:
-    [name] = wrong
+    name = next(iter(wrong))
     with pytest.raises(ArgumentError, match=rf"PostTraining\({name}=...\)"):
         sm.PostTraining(**wrong)
 
