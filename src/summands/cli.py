@@ -7,7 +7,6 @@ A mistake of the user's is one line and exit code 2, and no output is left half-
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ from . import __version__
 from .api import compress as compress_model
 from .api import load
 from .api import prune as prune_model
-from .cli_files import Json, MaxBytes, SumsFile, inspect, verify
+from .cli_files import Json, MaxBytes, SumsFile, check_writable, inspect, verify
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
@@ -127,7 +126,7 @@ def compress(
     network = beside.network() if beside else None
     tensors: torch.nn.Module | Mapping[str, Tensor] = task.network() if task else {}
     if shards is not None:
-        tensors = network if network else shards.declared  # no values; they are read later
+        tensors = shards.declared if network is None else network  # no values; they are read later
     told = task or beside
     own_plan = told.plan if told else None
     default = plan_of(shards, network) if shards and not plan and not own_plan else None
@@ -141,20 +140,16 @@ def compress(
         return
     check_writable(output)
     if shards and budget is None:
-        known: dict[str, Any] = {"metadata": metadata}
-        if beside:
-            known |= {"model": network, "calibration": beside.calibration, "posttraining": beside.posttraining}
-        with StepProgress(sum(len(rule.weights) for rule in matched.tasks), quiet or not beside) as progress:
-            result = compress_file(source, output, chosen, seed=seed, report=progress, **known)
-        _say(result, output, metadata, as_json)
+        streamed = _stream(source, output, chosen, beside, network, seed, metadata, quiet)
+        _say(streamed, output, metadata, as_json)
         return
     tensors = shards.tensors() if shards else tensors  # a budget looks at all of them again and again
     own_checkpoint = Path(f"{output}.checkpoint")
     if task is not None and task.train is None and task.calibration is not None:
         result = _calibrate(task, chosen, budget, seed, quiet)
     elif task is None or task.train is None:
-        measured: dict[str, Any] = {"evaluate": task.evaluate, "inputs": task.inputs} if task else {}
-        result = compress_model(tensors, chosen, budget=budget, **measured)
+        known: dict[str, Any] = {"evaluate": task.evaluate, "inputs": task.inputs} if task else {}
+        result = compress_model(tensors, chosen, budget=budget, **known)
     else:
         schedule = replace(task.schedule or Schedule(), **given)
         result = _learn(task, chosen, budget, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
@@ -171,6 +166,33 @@ def _say(result: Result | Streamed, output: Path, metadata: bool, as_json: bool)
     else:
         typer.echo(str(result))
         typer.echo(f"wrote {output}: {size:,} bytes" + (" with metadata" if metadata else ""))
+
+
+def _stream(
+    source: Path,
+    output: Path,
+    plan: Plan,
+    task: TaskFile | None,
+    network: torch.nn.Module | None,
+    seed: int,
+    metadata: bool,
+    quiet: bool,
+) -> Streamed:
+    if task is None or network is None:
+        return compress_file(source, output, plan, metadata=metadata)
+    layers = sum(len(rule.weights) for rule in plan.match(network).tasks)
+    with StepProgress(layers, quiet) as progress:
+        return compress_file(
+            source,
+            output,
+            plan,
+            model=network,
+            calibration=task.calibration,
+            posttraining=task.posttraining,
+            seed=seed,
+            report=progress,
+            metadata=metadata,
+        )
 
 
 def _learn(
@@ -329,7 +351,7 @@ def rates(
     as_json: Json = False,
 ) -> None:
     """Show what the weights must cost and do cost: Laplace fits, D(R), successive pruning, embedded quantiser."""
-    named = read_safetensors(network)
+    named = Shards(network).tensors()
     weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
     fits, rows = laplace_fits(weights), rate_table(weights, distortion)
     if picture is not None:
@@ -359,22 +381,6 @@ app.command()(inspect)
 app.command()(verify)
 app.command()(search)
 app.command()(plot)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint; FileError if it is none."""
-    return Shards(path).tensors()
-
-
-def check_writable(output: Path) -> None:
-    """FileError now, rather than after hours of training, if the output cannot be written."""
-    folder = output.parent
-    if not folder.is_dir():
-        raise FileError(f"cannot write {output}: there is no folder {folder}")
-    if output.is_dir():
-        raise FileError(f"cannot write {output}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise FileError(f"cannot write {output}: no permission in {folder}")
 
 
 def summary(result: Result | Streamed) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 
 from . import container
 from .coding.limits import LEAST_LIMITED, limits_of
-from .errors import MismatchError, must
+from .errors import FileError, MismatchError, must
 from .forms import Form, relative_error
 from .records import DeclaredRecord, LimitRecord
 from .report.tables import declared_table, limits_table
@@ -118,3 +119,14 @@ def verify(
     for name, error in answer.get("relative_errors", {}).items():
         typer.echo(f"{name}  {'exact' if error == 0 else f'relative error {error:.6g}'}")
     typer.echo(f"{file}: {len(forms)} tensors, every checksum and every declaration holds")
+
+
+def check_writable(output: Path) -> None:
+    """FileError now, rather than after hours of training, if the output cannot be written."""
+    folder = output.parent
+    if not folder.is_dir():
+        raise FileError(f"cannot write {output}: there is no folder {folder}")
+    if output.is_dir():
+        raise FileError(f"cannot write {output}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"cannot write {output}: no permission in {folder}")
