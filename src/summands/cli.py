@@ -15,15 +15,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
 from .api import compress as compress_model
 from .api import load
 from .api import prune as prune_model
-from .atomic import check_place, whole_file
+from .atomic import check_place
 from .cli_files import Json, MaxBytes, SumsFile, inspect, verify
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
@@ -34,7 +32,7 @@ from .report.plots import plot_rates
 from .report.progress import StepProgress
 from .report.tables import fit_table, rates_table, size_line
 from .result import Result
-from .shards import Shards
+from .shards import Shards, write_safetensors
 from .streaming import Streamed, compress_file, plan_of
 from .taskfile import TaskFile, load_task
 
@@ -88,6 +86,12 @@ def compress(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint if there is one.")] = False,
     metadata: Annotated[bool, typer.Option("--metadata", help="Write plan, schedule and versions too.")] = False,
+    task_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--task", help="A task file .py with model() on the meta device and calibration, for a checkpoint."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the plan matches, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Json = False,
@@ -102,26 +106,34 @@ def compress(
     `inputs`, `plan`, `schedule`, `state()` and `load_state(value)`. See examples/task.py.
 
     A task file with `calibration` (batches of inputs) and without `train` is compressed by **post-training**: every
-    layer for the inputs it meets. See docs/posttraining.md.
+    layer for the inputs it meets. See docs/posttraining.md. For a checkpoint larger than memory let `model()` build the
+    network under `with torch.device("meta"):` and give both: `summands compress shards/ --task task.py -o model.sums`.
 
     A plan: `weights: {"conv*": "Quantize(2) + Prune(keep=0.01)", "fc*": "LowRank(10)"}`  `ignore: ["*.bias"]`
     """
     is_task = source.suffix == ".py"
     task = load_task(source) if is_task else None
+    beside = None if task_file is None else load_task(task_file)
+    if beside and (task or budget):
+        got = str(source) if task else f"--budget {budget}"
+        remedy = "a budget needs the whole network in memory: a task file alone, whose model() loads it"
+        raise ArgumentError(must("the source for --task", "a checkpoint, without a budget", got, remedy))
     options: dict[str, Any] = {"steps": steps, "mu0": mu0, "growth": growth, "epochs": epochs, "finetune": finetune}
     given = {name: value for name, value in options.items() if value is not None}
     training = [f"--{name}" for name in given] + ["--resume"] * resume + ["--checkpoint"] * (checkpoint is not None)
     if training and (task is None or task.train is None):
         raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
     shards = Shards(source) if task is None else None
+    network = beside.network() if beside else None
     tensors: torch.nn.Module | Mapping[str, Tensor] = task.network() if task else {}
     if shards is not None:
-        tensors = shards.declared  # shapes and dtypes; the values are read later
-    own_plan = task.plan if task else None
-    default = plan_of(shards) if shards and not plan else None
+        tensors = shards.declared if network is None else network  # no values; they are read later
+    told = task or beside
+    own_plan = told.plan if told else None
+    default = plan_of(shards, network) if shards and not plan and not own_plan else None
     chosen = Plan.from_file(plan) if plan else own_plan or default or default_plan(tensors)
     matched = chosen.match(tensors)
-    if not plan and not (task and task.plan):
+    if not plan and not own_plan:
         typer.echo("No plan was given; this is the default for this network:", err=True)
         typer.echo(chosen.to_yaml(), err=True)
     if dry_run:
@@ -129,7 +141,8 @@ def compress(
         return
     check_place(output)
     if shards and budget is None:
-        _say(compress_file(source, output, chosen, metadata=metadata), output, metadata, as_json)
+        streamed = _stream(source, output, chosen, beside, network, seed, metadata, quiet)
+        _say(streamed, output, metadata, as_json)
         return
     tensors = shards.tensors() if shards else tensors  # a budget looks at all of them again and again
     own_checkpoint = Path(f"{output}.checkpoint")
@@ -154,6 +167,33 @@ def _say(result: Result | Streamed, output: Path, metadata: bool, as_json: bool)
     else:
         typer.echo(str(result))
         typer.echo(f"wrote {output}: {size:,} bytes" + (" with metadata" if metadata else ""))
+
+
+def _stream(
+    source: Path,
+    output: Path,
+    plan: Plan,
+    task: TaskFile | None,
+    network: torch.nn.Module | None,
+    seed: int,
+    metadata: bool,
+    quiet: bool,
+) -> Streamed:
+    if task is None or network is None:
+        return compress_file(source, output, plan, metadata=metadata)
+    layers = sum(len(rule.weights) for rule in plan.match(network).tasks)
+    with StepProgress(layers, quiet) as progress:
+        return compress_file(
+            source,
+            output,
+            plan,
+            model=network,
+            calibration=task.calibration,
+            posttraining=task.posttraining,
+            seed=seed,
+            report=progress,
+            metadata=metadata,
+        )
 
 
 def _learn(
@@ -312,7 +352,7 @@ def rates(
     as_json: Json = False,
 ) -> None:
     """Show what the weights must cost and do cost: Laplace fits, D(R), successive pruning, embedded quantiser."""
-    named = read_safetensors(network)
+    named = Shards(network).tensors()
     weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
     fits, rows = laplace_fits(weights), rate_table(weights, distortion)
     if picture is not None:
@@ -342,19 +382,6 @@ app.command()(inspect)
 app.command()(verify)
 app.command()(search)
 app.command()(plot)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint; FileError if it is none."""
-    return Shards(path).tensors()
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        with whole_file(path) as temporary:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
-    except SafetensorError as error:
-        raise FileError(f"cannot write {path}: {error}") from error
 
 
 def summary(result: Result | Streamed) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
     if missing or unexpected:
         raise MismatchError(
             "the model and the file must have the same tensors; "
-            f"missing in the file: {_few(missing)}; not in the model: {_few(unexpected)}"
+            f"missing in the file: {few(missing)}; not in the model: {few(unexpected)}"
         )
     for name, t in state.items():
         if t.shape != network[name].shape:
@@ -66,6 +66,7 @@ def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
                 state[name].copy_(t)
 
 
-def _few(names: set[str]) -> str:
+def few(names: set[str]) -> str:
+    """Some of the names, and how many more there are."""
     shown = sorted(names)[:5]
     return ", ".join(map(repr, shown)) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"

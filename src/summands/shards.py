@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from .atomic import whole_file
 from .errors import FileError, must
 
 _DTYPES = {
@@ -57,6 +60,15 @@ class Shards:
     def tensors(self) -> dict[str, Tensor]:
         """All of them."""
         return {name: self.tensor(name) for name in self.declared}
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Whole or not at all."""
+    try:
+        with whole_file(path) as temporary:
+            save_file({name: t.contiguous() for name, t in tensors.items()}, temporary)
+    except SafetensorError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
 
 
 class _opened:

@@ -1,6 +1,6 @@
 """A user's task file: a Python file that says what the network is and how it is trained and judged.
 
-def model(): ...                      the trained network (required)
+def model(): ...                      the trained network (required); beside a checkpoint, on the meta device
 def train(model, penalty, step): ...  one L step: train for step.epochs, add penalty() to the loss
 def evaluate(model): ...              its error on validation data, to be small
 calibration = [...]                   batches of the model's input without labels, for compression without training

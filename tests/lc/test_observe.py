@@ -147,6 +147,7 @@ def test_sensitivities_are_the_curvature_of_the_distance(distance: Any) -> None:
     generator = torch.Generator().manual_seed(5)
     model = nn.Linear(4, 3, bias=False)
     x = torch.randn(6, 4, generator=generator)
+    nn.init.normal_(model.weight, std=0.3, generator=generator)
     found = Calibration(model, [x] * 400).sensitivities(["weight"], distance, 0)["weight"]
     jacobian = torch.einsum("bk,ij->bijk", x, torch.eye(3)).double()  # sample, output, row, column
     shares = model(x).softmax(1).double()

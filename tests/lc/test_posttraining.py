@@ -132,11 +132,13 @@ def test_following_drift_lowers_the_output_error() -> None:
     assert with_ < 0.9 * without
 
 
-def test_biases_restore_the_mean_outputs() -> None:
+@pytest.mark.parametrize("memory_bytes", [None, 1])
+def test_biases_restore_the_mean_outputs(memory_bytes: int | None) -> None:
     model, inputs, _ = net()
     plan = sm.Plan({"*.weight": "Quantize(3)"}, ignore=["*.bias", "norm.*"])
     plain = sm.compress(model, plan)
-    result = sm.compress(model, plan, calibration=list(inputs.split(16)))
+    options = sm.PostTraining(memory_bytes=memory_bytes)
+    result = sm.compress(model, plan, calibration=list(inputs.split(16)), posttraining=options)
 
     def outputs(model: nn.Module) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -243,6 +245,25 @@ def test_little_memory_takes_the_layers_in_runs() -> None:
             sm.compress(model, plan, calibration=batches, posttraining=options, budget=budget)
 
 
+def test_layers_may_answer_for_their_own_outputs_alone() -> None:
+    model, inputs, _ = digits()
+    plan = sm.Plan({"*.weight": "Quantize(4)"}, ignore=["*.bias"])
+    results = []
+    for distance in ("values", None):
+        options = sm.PostTraining(schedule=FEW, distance=distance, drift=False)
+        results.append(sm.compress(model, plan, calibration=[inputs], posttraining=options))
+    felt, own = results
+    for name, form in own.forms.items():
+        assert torch.allclose(form.dense(), felt.forms[name].dense(), atol=1e-5), name
+    outputs = F.linear(inputs.flatten(1), own.forms["fc1.weight"].dense() - model.get_parameter("fc1.weight").detach())
+    by_hand = float(outputs.square().sum() / 2 / len(inputs))
+    first = next(row for row in own.layers if row.name == "fc1.weight")
+    assert first.distance == pytest.approx(by_hand, rel=0.2)  # damped, and shrunk where halves disagree
+    with pytest.raises(ArgumentError, match="left out where `distance` is None"):
+        sm.compress(model, plan=sm.Plan({"*.weight": "Grid('auto')"}, ["*.bias"]), calibration=[inputs],
+                    posttraining=sm.PostTraining(distance=None), budget="8x")  # fmt: skip
+
+
 def test_layers_are_reported_as_they_come() -> None:
     model, inputs, _ = digits()
     rows: list[Any] = []
@@ -273,10 +294,18 @@ def test_arguments_that_exclude_each_other(arguments: Any, message: str) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"distance": "cosine"}, {"damping": -1}, {"stages": 0}, {"tune": -1}, {"lr": float("nan")}]
+    "wrong",
+    [
+        {"distance": "cosine"},
+        {"damping": -1},
+        {"stages": 0},
+        {"tune": -1},
+        {"lr": float("nan")},
+        {"distance": None, "tune": 1},
+    ],
 )
 def test_options_are_checked(wrong: Any) -> None:
-    [name] = wrong
+    name = next(iter(wrong))
     with pytest.raises(ArgumentError, match=rf"PostTraining\({name}=...\)"):
         sm.PostTraining(**wrong)
 

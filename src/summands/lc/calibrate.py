@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import CalibrationError, must
 from .moments import Moments
-from .observe import Inputs, Observer, Product, See, answer, feed
+from .observe import Inputs, Observer, Product, See, answer, check_calibration, feed
 from .statistics import StatisticsShift
 
 Distance = Literal["values", "softmax"]
@@ -34,7 +35,7 @@ class Tally:
         gram, cross: sums of xh xh' and x xh', groups x n x n, or counts of an embedding's V rows; see `Moments`.
         first: `gram` over the first half of the batches, where halves are told apart.
         total, original_total: sums of xh and x, groups x n.
-        bias: the parameter that was added to the output.
+        bias: the parameter that was added to the output, that of the original network where there are two.
         calls: how many products there were.
     """
 
@@ -58,7 +59,8 @@ class Tally:
             return
         if self.total is None:
             self.gram, self.count = None, 0
-        self.bias = product.bias if product.bias is not None else self.bias
+        bias = (original or product).bias
+        self.bias = self.bias if bias is None else bias
         before = original.patches() if original is not None else None
         for patches in product.patches():
             block = patches.float()
@@ -141,18 +143,26 @@ class Calibration:
     Attributes:
         calls: of every weight that took part, in the order of their first products, the products per run of the
             network; known once `tally` has run.
+        at_hand: a context in which the values of this network, and of one compared with it, can be had; may be
+            entered again and again.
     """
 
     original: nn.Module
     batches: Inputs
     calls: dict[str, int] = field(default_factory=dict)
+    at_hand: AbstractContextManager[Any] = field(default_factory=nullcontext)
+
+    def check(self) -> None:
+        """`check_calibration` of these batches."""
+        with self.at_hand:
+            check_calibration(self.original, self.batches)
 
     def tally(self, names: Sequence[str]) -> dict[str, Tally]:
         """The tallies of these weights in the original network; of weights that meet no input, none."""
         weights = self._weights(self.original, names)
         tallies: dict[str, Tally] = defaultdict(Tally)
         runs, half = 0, self._half()
-        with torch.no_grad():
+        with torch.no_grad(), self.at_hand:
             for batch in self.batches:
                 is_first = runs < half
 
@@ -176,7 +186,7 @@ class Calibration:
         tallies: dict[str, Tally] = defaultdict(Tally)
         half = self._half()
         theirs, ours = self._weights(self.original, names), self._weights(current, names)
-        with torch.no_grad(), shift:
+        with torch.no_grad(), self.at_hand, shift:
             for i, batch in enumerate(self.batches):
                 seen: dict[str, list[Product]] = defaultdict(list)
                 note = self._until_last(names, lambda name, product, seen=seen: seen[name].append(product))
@@ -201,7 +211,7 @@ class Calibration:
             square = product.groups * product.columns**2
             sizes[name] = 24 * (product.weight.shape[0] if product.kind == "embedding" else square)
 
-        with torch.no_grad(), Observer(self._weights(self.original, names), see):
+        with torch.no_grad(), self.at_hand, Observer(self._weights(self.original, names), see):
             feed(self.original, next(iter(self.batches)))
         self.calls |= calls
         return sizes
@@ -211,7 +221,7 @@ class Calibration:
 
     def shift(self, current: nn.Module) -> None:
         """Moves the running statistics of `current` by what compression moved its activations."""
-        with torch.no_grad(), StatisticsShift(self.original, current) as shift:
+        with torch.no_grad(), self.at_hand, StatisticsShift(self.original, current) as shift:
             for batch in self.batches:
                 with shift.of_original():
                     feed(self.original, batch)
@@ -226,28 +236,27 @@ class Calibration:
         distance: the Fisher information for "softmax". One random direction of the output for each input, v ~ N(0, M),
         has E[(J'v)^2] = diag F (Hutchinson), whatever the batch sums over.
         """
-        weights = self._weights(self.original, names)
+        weights = {n: w for n, w in self._weights(self.original, names).items() if w.requires_grad}
         generator = torch.Generator().manual_seed(seed)
-        totals = {name: torch.zeros(w.shape[0], dtype=torch.float64) for name, w in weights.items()}
+        totals = {
+            n: torch.zeros(w.shape[0], dtype=torch.float64) for n, w in self._weights(self.original, names).items()
+        }
         draws = -(-_DRAWS // max(sum(1 for _ in self.batches), 1))
         count = 0
-        for batch in self.batches:
-            with torch.enable_grad():
-                output = answer(feed(self.original, batch))
-            if not output.requires_grad:
-                allowed = "differentiable in the weights, to measure what it feels of each"
-                raise CalibrationError(must("the model's output", allowed, "a forward without gradients"))
-            for draw in range(draws):
-                direction = _direction(output.detach(), distance, generator)
-                wanted = [w for w in weights.values() if w.requires_grad]
-                gradients = torch.autograd.grad(
-                    output, wanted, direction, retain_graph=draw < draws - 1, allow_unused=True
-                )
-                known = {id(w): g for w, g in zip(wanted, gradients, strict=True) if g is not None}
-                for name, w in weights.items():
-                    if id(w) in known:
-                        totals[name] += known[id(w)].double().square().reshape(w.shape[0], -1).sum(1).cpu()
-            count += draws * (output.shape[0] if output.ndim else 1)
+        with self.at_hand, _gradients_seen(weights, totals):
+            for batch in self.batches:
+                with torch.enable_grad():
+                    output = answer(feed(self.original, batch))
+                if not output.requires_grad:
+                    allowed = "differentiable in the weights, to measure what it feels of each"
+                    remedy = "or leave that out: PostTraining(distance=None)"
+                    got = "a forward without gradients"
+                    raise CalibrationError(must("the model's output", allowed, got, remedy))
+                for draw in range(draws):
+                    direction = _direction(output.detach(), distance, generator)
+                    retained = draw < draws - 1
+                    torch.autograd.backward(output, direction, retained, inputs=list(weights.values()))
+                count += draws * (output.shape[0] if output.ndim else 1)
         return {name: total / count for name, total in totals.items()}
 
     def _until_last(self, names: Sequence[str], see: Callable[..., None]) -> See:
@@ -267,6 +276,24 @@ class Calibration:
     def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
         parameters = dict(model.named_parameters())
         return {name: parameters[name] for name in names}
+
+
+@contextmanager
+def _gradients_seen(weights: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> Iterator[None]:
+    """Adds every gradient's squares, summed over all but the first axis; and drops it, so that one exists at a time."""
+
+    def add(name: str, weight: Tensor) -> None:
+        assert weight.grad is not None
+        squares = weight.grad.double().square()
+        totals[name].add_(squares.reshape(weight.shape[0], -1).sum(1).cpu())
+        weight.grad = None
+
+    handles = [w.register_post_accumulate_grad_hook(partial(add, name)) for name, w in weights.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _direction(output: Tensor, distance: Distance, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,9 @@ class PostTraining:
 
     Args:
         distance: what the output is to keep: "values" (half the squared difference) or, for a classifier's logits,
-            "softmax" (the Kullback-Leibler divergence, in nats). Decides what an error of each layer counts.
+            "softmax" (the Kullback-Leibler divergence, in nats). Decides what an error of each layer counts, by
+            gradients. None takes none: each layer answers for the squared error of its own outputs alone. Without a
+            budget, a penalty or one part for several layers nothing else depends on it, up to rounding.
         damping: share of its mean diagonal that is added to every layer's H.
         shrinkage: share of the correlations between different inputs of a layer that is given up, in [0, 1], where
             the calibration inputs are too few to tell them; "auto" takes for each layer the share with which the
@@ -35,7 +37,7 @@ class PostTraining:
         schedule: of each layer's own loop; mu counts in mean eigenvalues of H.
     """
 
-    distance: Distance = "values"
+    distance: Distance | None = "values"
     damping: float = 0.01
     shrinkage: float | Literal["auto"] = "auto"
     drift: bool = True
@@ -46,8 +48,10 @@ class PostTraining:
     schedule: Schedule = QUADRATIC
 
     def __post_init__(self) -> None:
-        if self.distance not in ("values", "softmax"):
-            raise ArgumentError(must("PostTraining(distance=...)", "'values' or 'softmax'", self.distance))
+        if self.distance not in ("values", "softmax", None):
+            raise ArgumentError(must("PostTraining(distance=...)", "'values', 'softmax' or None", self.distance))
+        if self.distance is None and self.tune:
+            raise ArgumentError(must("PostTraining(distance=...)", "'values' or 'softmax' where `tune` is given", None))
         memory = self.memory_bytes
         if memory is not None and not (isinstance(memory, int) and memory > 0):
             raise ArgumentError(must("PostTraining(memory_bytes=...)", "None or a number of bytes above 0", memory))

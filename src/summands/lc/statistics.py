@@ -83,6 +83,14 @@ def halved(values: Tensor) -> Tensor:
     return torch.ldexp((mantissa * 2.0**_MANTISSA).round() / 2.0**_MANTISSA, exponent).to(values.dtype)
 
 
+def halve_statistics(model: nn.Module) -> None:
+    """Rounds the running statistics of a network so, in place."""
+    with torch.no_grad():
+        for layer in batch_norm_layers(model):
+            for statistic in statistics_of(layer):
+                statistic.copy_(halved(statistic))
+
+
 def _copied(layer: nn.modules.batchnorm._NormBase) -> tuple[Tensor, Tensor]:
     mean, var = statistics_of(layer)
     return mean.clone(), var.clone()

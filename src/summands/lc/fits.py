@@ -1,0 +1,213 @@
+"""The layers under their quadratics: what an error of each counts, and the C step that heeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ..coding import estimated_bits
+from ..errors import in_context
+from ..forms import Form
+from ..plan import Task
+from ..records import LayerRecord
+from .calibrate import Calibration, Tally
+from .moments import Moments
+from .options import PostTraining
+from .quadratic import Fitted, QuadraticLearner, fit
+
+_OWN = 0.5
+"""What a squared error of an output counts where each layer answers for its own outputs: half of it."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight that meets inputs.
+
+    Attributes:
+        felt: half the output's curvature that an output of the layer feels, on average.
+        shrinkage: of its moments.
+        moments: of its inputs, times `felt`, so that tr(E H E') counts the output's distance.
+        means: E[x] and E[xh].
+        bias: the parameter behind it.
+    """
+
+    felt: float
+    shrinkage: float
+    moments: Moments
+    learner: QuadraticLearner
+    means: tuple[Tensor, Tensor] | None
+    bias: str | None
+
+
+@dataclass
+class LayerFits:
+    """What is known of the layers, and what it makes of them.
+
+    Attributes:
+        read: the original of a weight by its name, perhaps read anew each time.
+        sizes: entries of each.
+        felt: the sum of each one's sensitivities F; None where every layer answers for its own outputs.
+        layers: those whose inputs are known at present.
+    """
+
+    tasks: Sequence[Task]
+    read: Callable[[str], Tensor]
+    sizes: Mapping[str, int]
+    felt: Mapping[str, float] | None
+    options: PostTraining
+    original: nn.Module
+    layers: dict[str, Layer] = field(default_factory=dict)
+
+    @classmethod
+    def measured(
+        cls,
+        data: Calibration,
+        tasks: Sequence[Task],
+        read: Callable[[str], Tensor],
+        options: PostTraining,
+        seed: int,
+    ) -> Self:
+        """With the sensitivities of the tasks' weights, as `options` ask for them."""
+        parameters = dict(data.original.named_parameters())
+        names = [name for task in tasks for name in task.weights]
+        felt = None
+        if options.distance is not None:
+            measured = data.sensitivities(names, options.distance, seed)
+            felt = {name: float(f.sum()) for name, f in measured.items()}
+        return cls(tasks, read, {n: parameters[n].numel() for n in names}, felt, options, data.original)
+
+    # What a weight's error counts
+
+    def note(self, tallies: Mapping[str, Tally]) -> None:
+        """Takes up layers by what calibration found of them."""
+        biases = {id(p): name for name, p in self.original.named_parameters()}
+        for name, tally in tallies.items():
+            asked = self.options.shrinkage
+            shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else float(asked)
+            weight = self.read(name)
+            felt = self._felt_by(name, weight, tally.moments())
+            self.layers[name] = self._layer(name, weight, tally, felt, shrinkage, biases.get(id(tally.bias)))
+
+    def renew(self, name: str, tally: Tally) -> None:
+        """Other moments of a layer that is known."""
+        old = self.layers[name]
+        self.layers[name] = self._layer(name, self.read(name), tally, old.felt, old.shrinkage, old.bias)
+
+    def _felt_by(self, name: str, weight: Tensor, moments: Moments) -> float:
+        """F / (2 trace H): the error of an even change e of all entries is then exactly 1/2 sum F e^2."""
+        if self.felt is None:
+            return _OWN
+        diagonal = moments.gram if moments.is_diagonal else moments.gram.diagonal(dim1=1, dim2=2)
+        rows = weight[0].numel() if moments.is_diagonal else weight.shape[0] / moments.gram.shape[0]
+        trace = rows * float(diagonal.double().sum())
+        return self.felt[name] / (2 * trace) if trace else 0.0
+
+    def _layer(self, name: str, weight: Tensor, tally: Tally, felt: float, shrinkage: float, bias: str | None) -> Layer:
+        # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
+        moments = tally.moments(felt or 1e-12, shrinkage)
+        learner = QuadraticLearner({name: weight}, {name: moments}, self.options.damping)
+        return Layer(felt, shrinkage, moments, learner, tally.means(), bias)
+
+    def plain_scale(self, names: Sequence[str]) -> float:
+        """What a squared error of weights counts that no product tells of: half the mean of F."""
+        if self.felt is None:
+            return _OWN
+        known = names if any(self.felt[n] for n in names) else list(self.felt)
+        return sum(self.felt[n] for n in known) / (2 * sum(self.sizes[n] for n in known)) or 1.0
+
+    def error(self, name: str, form: Form) -> float:
+        """The output's distance that this form causes, by the quadratic."""
+        if name in self.layers:
+            return self.layers[name].learner.error(name, form.dense())
+        change = (form.dense().double() - self.read(name).double()).square()
+        return float(change.sum()) * self.plain_scale([name])
+
+    def error_of_nothing(self, name: str) -> float:
+        """The distance with zeros in the weight's place."""
+        if name in self.layers:
+            learner = self.layers[name].learner
+            return learner.metrics[name].error(learner.targets[name])
+        return float(self.read(name).double().square().sum()) * self.plain_scale([name])
+
+    def record(self, name: str, form: Form) -> LayerRecord:
+        """What is said of a form in this weight's place."""
+        layer = self.layers.get(name)
+        bits, error = estimated_bits(form) / form.size, self.error(name, form)
+        if layer is None:
+            note = "" if len(form.shape) < 2 else "met no calibration input: projected plainly"
+            return LayerRecord(name, None, error, bits, 0, 0, note)
+        metric = layer.learner.metrics[name]
+        norm = self.error_of_nothing(name)
+        return LayerRecord(
+            name=name,
+            relative_error=error / norm if norm else 0.0,
+            distance=error,
+            bits_per_weight=bits,
+            inputs=layer.moments.count,
+            moments_bytes=metric.gram.numel() * metric.gram.element_size(),
+            note=metric.note or ("" if layer.felt else "the output does not feel it on these inputs"),
+        )
+
+    # The C step
+
+    def groups(self, names: Iterable[str] | None = None) -> Iterator[tuple[Task, tuple[str, ...]]]:
+        """The weights of each task that are fitted together; only those that begin with one of `names`."""
+        wanted = None if names is None else set(names)
+        for task in self.tasks:
+            together = any(part.per == "task" for part in task.compression.parts())
+            for group in [task.weights] if together else [(name,) for name in task.weights]:
+                if wanted is None or group[0] in wanted:
+                    yield task, group
+
+    def project(self, price: float | None, only: Iterable[str] | None = None) -> dict[str, Form]:
+        """The forms of all groups, or of those that begin with one of these names, in the order of the tasks."""
+        forms: dict[str, Form] = {}
+        for task, names in self.groups(only):
+            with in_context(f"task {task.name!r}"):
+                forms |= self._fit(task, names, price)
+        return {name: forms[name] for name in self.sizes if name in forms}
+
+    def _fit(self, task: Task, names: Sequence[str], price: float | None) -> dict[str, Form]:
+        if any(name not in self.layers for name in names):
+            weights = {name: self.read(name) for name in names}
+            scale = self.plain_scale(names)
+            return task.compression.project_task(weights, price=None if price is None else price / scale)
+        if task.compression.is_term or len(task.compression.parts()) > 1:
+            makers = [(task.compression, tuple(names))]
+        else:  # a choice among several is made plainly, and then carried out for the inputs
+            unit = sum(self.layers[name].learner.metrics[name].mean for name in names) / len(names)
+            weights = {name: self.layers[name].learner.originals[name] for name in names}
+            plain = task.compression.project_task(weights, price=None if price is None else price / unit)
+            makers = task.compression.settled(plain)
+        fitted: dict[str, Fitted] = {}
+        for made, own in makers:
+            fitted |= fit(self._learner(own), made, price=price, schedule=self.options.schedule)
+        return {name: each.form for name, each in fitted.items()}
+
+    def _learner(self, names: Sequence[str]) -> QuadraticLearner:
+        if len(names) == 1:
+            return self.layers[names[0]].learner
+        weights = {n: self.layers[n].learner.originals[n] for n in names}
+        return QuadraticLearner(weights, {n: self.layers[n].moments for n in names}, self.options.damping)
+
+    # What follows a weight
+
+    def correct_bias(self, current: nn.Module, name: str, form: Form) -> None:
+        """b + W0 E[x] - W E[xh]: the mean output is the original's."""
+        layer = self.layers.get(name)
+        if layer is None or layer.bias is None or layer.means is None or layer.bias in self.sizes:
+            return
+        x, xh = layer.means
+        groups, n = x.shape
+
+        def mean(weight: Tensor, inputs: Tensor) -> Tensor:
+            return (weight.double().reshape(groups, -1, n) @ inputs.double()[:, :, None]).reshape(-1)
+
+        original = dict(self.original.named_parameters())[layer.bias]
+        bias = dict(current.named_parameters())[layer.bias]
+        with torch.no_grad():
+            bias.copy_(original.double() + mean(layer.learner.originals[name], x) - mean(form.dense(), xh))
