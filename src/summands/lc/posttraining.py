@@ -51,14 +51,14 @@ class _Layer:
 
     Attributes:
         felt: half the output's curvature that an output of the layer feels, on average.
-        shrinkage: of its moments.
+        shrinkage: of its moments: of correlations, and of differences.
         moments: of its inputs, times `felt`, so that tr(E H E') counts the output's distance.
         means: E[x] and E[xh].
         bias: the parameter behind it.
     """
 
     felt: float
-    shrinkage: float
+    shrinkage: tuple[float, float]
     moments: Moments
     learner: QuadraticLearner
     means: tuple[Tensor, Tensor] | None
@@ -163,7 +163,7 @@ class PostTrainer:
         biases = {id(p): name for name, p in self._data.original.named_parameters()}
         for name, tally in tallies.items():
             asked = self.options.shrinkage
-            shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else float(asked)
+            shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else (float(asked), 0.0)
             felt = self._felt_by(name, tally.moments())
             self._layers[name] = self._layer(name, tally, felt, shrinkage, biases.get(id(tally.bias)))
 
@@ -175,9 +175,9 @@ class PostTrainer:
         trace = rows * float(diagonal.double().sum())
         return float(self._felt[name].sum()) / (2 * trace) if trace else 0.0
 
-    def _layer(self, name: str, tally: Tally, felt: float, shrinkage: float, bias: str | None) -> _Layer:
+    def _layer(self, name: str, tally: Tally, felt: float, shrinkage: tuple[float, float], bias: str | None) -> _Layer:
         # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
-        moments = tally.moments(felt or 1e-12, shrinkage)
+        moments = tally.moments(felt or 1e-12, *shrinkage)
         learner = QuadraticLearner({name: self._weights[name]}, {name: moments}, self.options.damping)
         return _Layer(felt, shrinkage, moments, learner, tally.means(), bias)
 
@@ -218,6 +218,7 @@ class PostTrainer:
             Limit(aim, measure=lambda forms: measure({**network, **forms}).size_bytes),
             price=start or 0.01 * norms / (8 * aim) or None,
             slack=slack,
+            fill=False,
         )
         self._price = found.price
         return found.forms, found.price
