@@ -33,7 +33,7 @@ DAMPING = 0.01
 SPARSE = Prune(keep=0.005, dtype="float16")
 LOW_RANK = LowRank(4, dtype="float16")
 _NARROW = 64
-_LEAST, _MOST = -6.0, 3.0
+_LEAST, _MOST = -6.0, 8.0
 """log2 c."""
 
 
