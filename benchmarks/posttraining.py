@@ -19,11 +19,10 @@ import argparse
 import copy
 import itertools
 import json
-import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import summands as sm
+from benchmarks import coding_curves, nncodec, posttraining_baselines
+from benchmarks.hull import bytes_at
 from benchmarks.pretrained import Network, _crops, network
 from benchmarks.record import RESULTS, write_result
+from summands.container import measure
+from summands.forms import Form
+from summands.network import load_into
 from summands.report.tables import render
 from summands.zoo.cache import cache_dir
 
@@ -61,8 +65,10 @@ OPTIONS = {
     "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4),
     "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4),
 }
-WAYS = ("direct", "diagonal", "calibrated", "tuned", "LC")
-"""Without data; second moments without correlations; with them; tuned afterwards; LC with training and labels."""
+WAYS = ("RTN", "GPTQ", "sequential", "direct", "diagonal", "calibrated", "tuned", "LC")
+"""What others do (posttraining_baselines); then without data; second moments without correlations; with them; tuned
+afterwards; LC with training and labels."""
+NNCODEC = ("NNCodec", "NNCodec opt_qp")
 LC = sm.Schedule(steps=10, mu0=1e-3, growth=1.6, epochs=1, finetune=5)
 
 
@@ -71,7 +77,7 @@ def calibration(each: Network) -> list[Any]:
     if each.name == "efficientnet-lite0":
         return [batch for seed, photos in enumerate(PHOTOS) for batch in mixed(56, photos, seed + 5).split(8)]
     if each.name == "minilm":
-        sentences, words = each.calibration_batches(512), single_words(4096)
+        sentences, words = each.calibration_batches(1024), single_words(4096)
         halves = [(batches[: len(batches) // 2], batches[len(batches) // 2 :]) for batches in (sentences, words)]
         return [batch for k in (0, 1) for parts in halves for batch in parts[k]]
     return each.calibration_batches(1024)
@@ -90,24 +96,32 @@ def row(name: str, way: str, budget: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if way == "LC":
         arguments = _training(name)
-    elif way != "direct":
+    elif way not in ("direct", *posttraining_baselines.WAYS):
         arguments = {"calibration": calibration(each), "posttraining": options(each, way)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, used = time.perf_counter(), time.process_time()
-    plan = BY_TOKEN if name == "minilm" and way != "direct" else GRIDS
-    result = sm.compress(each.model, plan, budget=budget, **arguments)
+    facts: dict[str, Any] = {}
+    if way in posttraining_baselines.WAYS:
+        forms: Mapping[str, Form] = posttraining_baselines.compressed(each.model, way, budget, calibration(each))
+    else:
+        plan = BY_TOKEN if name == "minilm" and way != "direct" else GRIDS
+        result = sm.compress(each.model, plan, budget=budget, **arguments)
+        forms = result.forms
+        facts = {"verdict": result.verdict.name, "predicted": result.history[0].loss if result.history else None}
     wall, seconds = time.perf_counter() - began, time.process_time() - used
+    size = measure(forms).size_bytes
     weights = sum(p.numel() for p in each.model.parameters())
+    compressed = copy.deepcopy(each.model)
+    load_into(compressed, forms)
     return {
         "network": name,
         "way": way,
         "budget": budget,
-        "file_bytes": result.size_bytes,
-        "bits_per_weight": 8 * result.size_bytes / weights,
-        **each.evaluate(result.apply_(copy.deepcopy(each.model)).eval()),
+        "file_bytes": size,
+        "bits_per_weight": 8 * size / weights,
+        **each.evaluate(compressed.eval()),
         "epochs": LC.steps * LC.epochs + LC.finetune if way == "LC" else 0,
-        "verdict": result.verdict.name,
-        "predicted": result.history[0].loss if result.history else None,
+        **facts,
         "million_weights": weights / 1e6,
         "seconds": seconds,
         "wall_seconds": wall,
@@ -185,61 +199,44 @@ def table(rows: list[dict[str, Any]]) -> str:
     return f"{render(out, 160)}\n\n{against_nncodec(rows)}"
 
 
-def at_level(rows: list[dict[str, Any]], measure: str, level: float) -> float | None:
-    """Bytes at which a curve reaches a level, a straight line in (log bytes, log of what is missing to 1)."""
-    points = sorted((r["file_bytes"], max(1 - r[measure], 1e-6)) for r in rows)
-    for (small, much), (large, little) in itertools.pairwise(points):
-        if much >= 1 - level >= little:
-            share = 0.0 if much == little else math.log(much / (1 - level)) / math.log(much / little)
-            return math.exp(math.log(small) + share * math.log(large / small))
-    return None
-
-
 def against_nncodec(rows: list[dict[str, Any]]) -> str:
-    """Bytes at equal measure over NNCodec's."""
+    """Bytes at equal measure over NNCodec's: of its default, and with `opt_qp`."""
     lines = []
     for name, levels in LEVELS.items():
         measure = "agreement" if name.startswith("efficientnet") else "cosine"
-        own = [r for r in rows if r["network"] == name]
-        theirs = [r for r in own if r["way"].startswith("NNCodec")]
-        for way in dict.fromkeys(r["way"] for r in own if not r["way"].startswith("NNCodec")):
-            for level in levels:
-                ours = at_level([r for r in own if r["way"] == way], measure, level)
-                other = at_level(theirs, measure, level)
-                if ours and other:
-                    lines.append(
-                        f"{name}, {measure} {level}: {way} {ours:,.0f} B, {ours / other:.2f} of NNCodec's {other:,.0f}"
-                    )
-    return "\n".join(lines)
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["network"] == name:
+                curves.setdefault(row["way"], []).append((1 - row[measure], row["file_bytes"]))
+        for way, level in itertools.product([w for w in WAYS if w in curves], levels):
+            ours = bytes_at(curves[way], 1 - level)
+            theirs = [bytes_at(curves[other], 1 - level) for other in NNCODEC if other in curves]
+            if ours and all(theirs):
+                shares = " and ".join(f"{ours / other:.2f} of {other:,.0f}" for other in theirs if other)
+                lines.append(f"{name}, {measure} {level}: {way} {ours:,.0f} B, {shares}")
+    return "\n".join(["bytes at equal measure, and as a share of NNCodec's, by default and with opt_qp:", *lines])
 
 
 def nncodec_rows(name: str) -> list[dict[str, Any]]:
-    """NNCodec's files of the same network, judged on the same inputs; none where it is not installed."""
-    from benchmarks import nncodec
-
+    """NNCodec's files of the same network, as the coding benchmark measures and keeps them; none where it is not
+    installed. "opt_qp" lets it choose a quantisation parameter for each tensor.
+    """
     if reason := nncodec.reason():
         print(f"NNCodec: {reason}")
-        return []
-    each = network(name)
-    tensors = {n: t.numpy() for n, t in each.tensors.items() if t.is_floating_point()}
-    qps = (-26, -29, -32, -35, -38) if name.startswith("efficientnet") else (-23, -26, -29, -32)
-    rows = []
-    for setting, size, decoded in nncodec.files(tensors, [nncodec.Setting(qp) for qp in qps]):
-        other = copy.deepcopy(each.model)
-        state = {**other.state_dict(), **{n: torch.from_numpy(v) for n, v in decoded.items()}}
-        other.load_state_dict(state)
-        weights = sum(p.numel() for p in each.model.parameters())
-        rows.append(
-            {
-                "network": name,
-                "way": f"NNCodec {setting.qp}",
-                "budget": size,
-                "file_bytes": size,
-                "bits_per_weight": 8 * size / weights,
-                **each.evaluate(other.eval()),
-            }
-        )
-    return rows
+    weights = sum(p.numel() for p in network(name).model.parameters())
+    return [
+        {
+            "network": name,
+            "way": "NNCodec opt_qp" if row["setting"]["opt_qp"] else "NNCodec",
+            "qp": row["setting"]["qp"],
+            "budget": row["bytes"],
+            "file_bytes": row["bytes"],
+            "bits_per_weight": 8 * row["bytes"] / weights,
+            **{measure: row[measure] for measure in MEASURES if measure in row},
+        }
+        for row in coding_curves.rows(name, ("nncodec",))
+        if row["codec"] == "nncodec"
+    ]
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
@@ -255,8 +252,8 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     for name, axes in zip(names, grid[0], strict=True):
         own = [r for r in rows if r["network"] == name]
         measure = next(m for m in ("kl", "cosine", "test_error") if m in own[0])
-        for way in dict.fromkeys(r["way"].split()[0] for r in own):
-            points = sorted((r["file_bytes"], r[measure]) for r in own if r["way"].split()[0] == way)
+        for way in dict.fromkeys(r["way"] for r in own):
+            points = sorted((r["file_bytes"], r[measure]) for r in own if r["way"] == way)
             values = [1 - y if measure == "cosine" else y for _, y in points]
             axes.plot([x for x, _ in points], values, marker="o", ms=3, lw=1.2, label=way)
         label = {"kl": "KL, nats", "cosine": "1 - cosine", "test_error": "test error, %"}[measure]

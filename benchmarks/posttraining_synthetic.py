@@ -14,6 +14,7 @@ and with a step a channel.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -285,13 +286,12 @@ def main() -> None:
         figures = read_result("posttraining_synthetic")["figures"]
     measured = {(row["spectrum"], row["seed"]) for row in figures["grids"]}
     sums("white", 1, 0)  # compile
-    for seed in SEEDS:
-        for spectrum in SPECTRA:
-            if (spectrum, seed) in measured:
-                continue
-            figures["sums"] += [sums(spectrum, bits, seed) for bits in (1, 2)]
-            figures["grids"] += grids(spectrum, seed)
-            write_result("posttraining_synthetic", figures, seeds=SEEDS)
+    for spectrum, seed in itertools.product(SPECTRA, SEEDS):
+        if (spectrum, seed) in measured:
+            continue
+        figures["sums"] += [sums(spectrum, bits, seed) for bits in (1, 2)]
+        figures["grids"] += grids(spectrum, seed)
+        write_result("posttraining_synthetic", figures, seeds=SEEDS)
     print(table(figures))
     draw(figures)
 

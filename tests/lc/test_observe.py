@@ -86,11 +86,25 @@ def test_correlations_are_given_up_where_few_inputs_do_not_tell_them(
     mixing = torch.randn(columns, columns, generator=generator) if least == 0 else torch.eye(columns)
     x = torch.randn(2 * inputs, columns, generator=generator) @ mixing
     tally = tallied(nn.Linear(columns, 2), x[:inputs], x[inputs:])["weight"]
-    share = tally.shrinkage(damping=0.001)
+    share, flat = tally.shrinkage(damping=0.001)
     assert least <= share <= most
+    assert flat == 0 or inputs == 40
     gram, plain = tally.moments(shrinkage=share).gram, tally.moments().gram
     assert torch.allclose(gram.diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2))
     assert torch.allclose(gram[0, 0, 1], (1 - share) * plain[0, 0, 1])
+
+
+def test_features_that_only_other_inputs_show_are_not_taken_as_free() -> None:
+    generator = torch.Generator().manual_seed(7)
+    first, second = torch.rand(2, 30, 40, generator=generator)
+    first[:, 10:25], second[:, 25:] = 0.0, 0.0
+    tally = tallied(nn.Linear(40, 2), first, second)["weight"]
+    share, flat = tally.shrinkage(damping=0.01)
+    assert flat > 0
+    gram, plain = tally.moments(1.0, share, flat).gram, tally.moments().gram
+    diagonal = plain.diagonal(dim1=1, dim2=2)
+    assert torch.allclose(gram.diagonal(dim1=1, dim2=2), (1 - flat) * diagonal + flat * diagonal.mean())
+    assert torch.allclose(gram[0, 0, 1], (1 - share) * (1 - flat) * plain[0, 0, 1])
 
 
 class Twice(nn.Module):

@@ -103,6 +103,8 @@ class Metric:
 
     def error(self, rows: Tensor) -> float:
         """sum_g tr(E_g H_g E_g')."""
+        if self.is_diagonal:
+            return float(rows.square().sum((0, 1)) @ self.gram)
         return float((self.times(rows) * rows).sum())
 
     @cached_property

@@ -23,6 +23,7 @@ _SYMBOLS = 18  # magnitudes 0 to 16, and all larger ones
 _PRIOR = 32.0  # what the first guess of a class counts
 _MOST = 1 << 14  # counts are halved here, so that the estimates follow the weight
 _COLUMNS = 48  # between two products that pass the errors on
+_RUN = 1 << 21  # entries that are copied at a time where no errors are passed on
 _NONE = np.zeros((0, 0, 0))
 
 
@@ -92,25 +93,42 @@ class Sweep:
         groups, m, n = self.target.shape
         order, feedback = self._order, self._feedback
         steps, target, curvature = steps.expand(self.target.shape), self.target, self.curvature
-        if order is not None:
-            steps, target = (t.take_along_dim(order[:, None, :], 2) for t in (steps, target))
-            curvature = curvature.take_along_dim(order, 1)
-        work, widths, bends = (np.array(t.cpu().numpy(), order="C") for t in (target, steps, curvature))
+        counts, dead = _first_counts(), 2 * dead_zone - 1
+        if order is None or feedback is None:
+            return self._one_by_one(steps, counts, dead)
+        steps, target = (t.take_along_dim(order[:, None, :], 2) for t in (steps, target))
+        curvature = curvature.take_along_dim(order, 1)
+        work, widths, bends = (_array(t) for t in (target, steps, curvature))
         levels = np.empty((groups, m, n), np.int32)
-        block = n if feedback is None else min(_COLUMNS, n)
-        errors = np.zeros((groups, m, 0 if feedback is None else block))
-        counts, state = _first_counts(), np.zeros((groups, m))
-        for start in range(0, n, block):
-            stop = min(start + block, n)
-            near = _NONE if feedback is None else np.ascontiguousarray(feedback[:, start:stop, start:stop])
-            dead = 2 * dead_zone - 1
+        errors, state = np.zeros((groups, m, min(_COLUMNS, n))), np.zeros((groups, m))
+        for start in range(0, n, _COLUMNS):
+            stop = min(start + _COLUMNS, n)
+            near = np.ascontiguousarray(feedback[:, start:stop, start:stop])
             _sweep(work, widths, bends, near, self.price, self.ridge, dead, counts, state, start, errors, levels)
-            if feedback is not None and stop < n:
+            if stop < n:
                 work[:, :, stop:] -= errors[:, :, : stop - start] @ feedback[:, start:stop, stop:]
         found = torch.from_numpy(levels).to(target.device)
-        return (
-            found if order is None else torch.empty_like(found).scatter_(2, order[:, None, :].expand_as(found), found)
-        )
+        return torch.empty_like(found).scatter_(2, order[:, None, :].expand_as(found), found)
+
+    def _one_by_one(self, steps: Tensor, counts: np.ndarray, dead: float) -> Tensor:
+        """Where nothing is passed on: in runs of groups, which bound what is copied."""
+        groups, m, n = self.target.shape
+        levels, last = np.empty((groups, m, n), np.int32), 0.0
+        count = max(1, _RUN // max(m * n, 1))
+        for first in range(0, groups, count):
+            run = slice(first, first + count)
+            work, widths, bends = (_array(t[run]) for t in (self.target, steps, self.curvature))
+            state = np.zeros((len(work), m))
+            if state.size:
+                state[0, 0] = last
+            errors, found = np.zeros((len(work), m, 0)), levels[run]
+            _sweep(work, widths, bends, _NONE, self.price, self.ridge, dead, counts, state, 0, errors, found)
+            last = state[-1, -1] if state.size else 0.0
+        return torch.from_numpy(levels).to(self.target.device)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.array(tensor.cpu().numpy(), order="C")
 
 
 def _ridge(rows: Tensor, price: float) -> float:

@@ -21,7 +21,8 @@ Distance = Literal["values", "softmax"]
 """Between two outputs: half the squared difference; or the Kullback-Leibler divergence of their softmax, in nats."""
 
 SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-"""What is tried."""
+FLATTENINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""What is tried: shares of the correlations, and then of what tells the inputs' sizes apart, that are given up."""
 
 _DRAWS = 32
 """Random directions of the output that sensitivities are averaged over, at least."""
@@ -75,31 +76,35 @@ class Tally:
                 self.cross = _plus(self.cross, other @ block.mT)
                 self.original_total = _plus(self.original_total, other.sum(2))
 
-    def moments(self, scale: float = 1.0, shrinkage: float = 0.0) -> Moments:
-        """The means, times a sensitivity, and with correlations of different inputs less by a share `shrinkage`."""
+    def moments(self, scale: float = 1.0, shrinkage: float = 0.0, flattening: float = 0.0) -> Moments:
+        """The means, times a sensitivity, `shrunk` by these shares."""
         assert self.gram is not None
         if self.total is None:
             frequencies = (self.gram.double() + 1) / (self.count + self.gram.numel())
             return Moments(frequencies * scale, self.count)
-        gram = shrunk(self.gram, shrinkage)
-        cross = None if self.cross is None else gram + (1 - shrinkage) * (self.cross - self.gram)
+        gram, kept = shrunk(self.gram, shrinkage, flattening), (1 - shrinkage) * (1 - flattening)
+        cross = None if self.cross is None else gram + kept * (self.cross - self.gram)
         factor = scale / self.count
         return Moments(gram * factor, self.count, None if cross is None else cross * factor)
 
-    def shrinkage(self, damping: float) -> float:
-        """The share of SHRINKAGES with which either half of the inputs tells the other half best.
+    def shrinkage(self, damping: float) -> tuple[float, float]:
+        """The share of SHRINKAGES with which either half of the inputs tells the other half best; then, with that,
+        the share of FLATTENINGS: few inputs leave features unseen, which are no free ones.
 
         Rounding for moments A makes errors of covariance A^-1. Where B holds, it costs
         n ln(tr(A^-1 B) / n) + ln det A, twice the nats a row at equal error: the least is at A = B up to a factor.
         """
         if self.first is None or self.gram is None or bool((self.first == 0).all()):
-            return 0.0
+            return 0.0, 0.0
         halves = [half.double() for half in (self.first, self.gram - self.first)]
-        costs = [
-            sum(_mismatch(_damped(shrunk(a, share), damping), _damped(b, damping)) for a, b in (halves, halves[::-1]))
-            for share in SHRINKAGES
-        ]
-        return SHRINKAGES[min(range(len(costs)), key=costs.__getitem__)]
+        wanted = [_damped(half, damping) for half in halves[::-1]]
+
+        def cost(share: float, flat: float) -> float:
+            pairs = zip(halves, wanted, strict=True)
+            return sum(_mismatch(_damped(shrunk(a, share, flat), damping), b) for a, b in pairs)
+
+        share = min(SHRINKAGES, key=lambda share: cost(share, 0.0))
+        return share, min(FLATTENINGS, key=lambda flat: cost(share, flat))
 
     def means(self) -> tuple[Tensor, Tensor] | None:
         """E[x] and E[xh], groups x n; None for an embedding."""
@@ -109,11 +114,13 @@ class Tally:
         return original / self.count, self.total / self.count
 
 
-def shrunk(gram: Tensor, share: float) -> Tensor:
-    """(1 - share) H + share diag H."""
-    if not share:
+def shrunk(gram: Tensor, share: float, flat: float = 0.0) -> Tensor:
+    """(1 - share) H + share diag H; and of that (1 - flat), with flat times its mean diagonal."""
+    if not share and not flat:
         return gram
-    return (1 - share) * gram + torch.diag_embed(share * gram.diagonal(dim1=1, dim2=2))
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    added = (1 - flat) * share * diagonal + flat * diagonal.mean(1, keepdim=True)
+    return (1 - flat) * (1 - share) * gram + torch.diag_embed(added)
 
 
 def _damped(gram: Tensor, damping: float) -> Tensor:

@@ -29,14 +29,14 @@ class Layer:
 
     Attributes:
         felt: half the output's curvature that an output of the layer feels, on average.
-        shrinkage: of its moments.
+        shrinkage: of its moments: of correlations, and of differences.
         moments: of its inputs, times `felt`, so that tr(E H E') counts the output's distance.
         means: E[x] and E[xh].
         bias: the parameter behind it.
     """
 
     felt: float
-    shrinkage: float
+    shrinkage: tuple[float, float]
     moments: Moments
     learner: QuadraticLearner
     means: tuple[Tensor, Tensor] | None
@@ -87,7 +87,7 @@ class LayerFits:
         biases = {id(p): name for name, p in self.original.named_parameters()}
         for name, tally in tallies.items():
             asked = self.options.shrinkage
-            shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else float(asked)
+            shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else (float(asked), 0.0)
             weight = self.read(name)
             felt = self._felt_by(name, weight, tally.moments())
             self.layers[name] = self._layer(name, weight, tally, felt, shrinkage, biases.get(id(tally.bias)))
@@ -106,9 +106,11 @@ class LayerFits:
         trace = rows * float(diagonal.double().sum())
         return self.felt[name] / (2 * trace) if trace else 0.0
 
-    def _layer(self, name: str, weight: Tensor, tally: Tally, felt: float, shrinkage: float, bias: str | None) -> Layer:
+    def _layer(
+        self, name: str, weight: Tensor, tally: Tally, felt: float, shrinkage: tuple[float, float], bias: str | None
+    ) -> Layer:
         # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
-        moments = tally.moments(felt or 1e-12, shrinkage)
+        moments = tally.moments(felt or 1e-12, *shrinkage)
         learner = QuadraticLearner({name: weight}, {name: moments}, self.options.damping)
         return Layer(felt, shrinkage, moments, learner, tally.means(), bias)
 

@@ -24,8 +24,9 @@ class PostTraining:
         damping: share of its mean diagonal that is added to every layer's H.
         shrinkage: share of the correlations between different inputs of a layer that is given up, in [0, 1], where
             the calibration inputs are too few to tell them; "auto" takes for each layer the share with which the
-            first half of the batches and the second tell each other best. So order them: no photo, no document in
-            both halves.
+            first half of the batches and the second tell each other best; and then likewise a share of the differences
+            between the inputs' sizes, since one that was never seen is not free. So order the batches: no photo, no
+            document in both halves.
         drift: later layers see the inputs that the compressed layers before them make, and correct for them.
         stages: for `drift`, into how many runs of layers the network is divided; each runs both networks once more.
         tune: passes over the calibration inputs in which the continuous parts, biases and normalisations are trained

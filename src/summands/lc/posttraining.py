@@ -146,6 +146,7 @@ class PostTrainer:
             Limit(aim, measure=lambda forms: measure({**network, **forms}).size_bytes),
             price=start or 0.01 * norms / (8 * aim) or None,
             slack=slack,
+            fill=False,
         )
         self._price = found.price
         return found.forms, found.price

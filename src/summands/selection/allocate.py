@@ -90,6 +90,7 @@ def allocate(
     price: float | None = None,
     slack: float = 0.005,
     importance: Mapping[str, Tensor] | None = None,
+    fill: bool = True,
 ) -> Allocation:
     """The forms of least total squared error, each entry times its importance, that cost at most the limit.
 
@@ -98,6 +99,7 @@ def allocate(
 
     Args:
         price: where to start looking, such as the last C step's.
+        fill: go on within the share `slack`, weight by weight: two encodings for each of them.
 
     Raises:
         BudgetError: not even the smallest choice fits; the message states both sizes.
@@ -123,6 +125,8 @@ def allocate(
         low, high = (low, middle) if middle.size <= most else (middle, high)
         if close and 0 < moved < _SAME:
             break  # a jump between sizes that wander by some bytes, as those of levels priced one by one do
+    if not fill and high.size >= (1 - slack) * most:
+        return high
     with remembered():
         return _filled(tasks, weights, low, high, limit, importance)
 
