@@ -135,14 +135,13 @@ def table(rows: Sequence[Row]) -> str:
     for name in dict.fromkeys(row["network"] for row in made):
         seeds = {row["seed"] for row in made if row["network"] == name}
         own = [row for row in rows if row["network"] == name and row["seed"] in seeds]
+        label = f"{name}, seeds " + "/".join(str(len({r["seed"] for r in own if r["codec"] == way})) for way in ways)
         at = statistics.mean(row["test_error"] for row in own if row["codec"] == "original")
         for points in POINTS:
             sizes = [bytes_at(curve(own, way, 0), points) for way in ways]
             texts = ["-" if size is None else f"{size:,.0f}" for size in sizes]
             ratios = [f"{size / sizes[0]:.2f}" if size and sizes[0] else "-" for size in sizes[1:]]
-            out.add_row(
-                f"{name}, {len(seeds)} seeds" if points == POINTS[0] else "", f"{at:.2f} + {points} %", *texts, *ratios
-            )
+            out.add_row(label if points == POINTS[0] else "", f"{at:.2f} + {points} %", *texts, *ratios)
     return render(out, 160)
 
 
