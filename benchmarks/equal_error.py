@@ -54,6 +54,8 @@ class Subject:
     seeds: Sequence[int] = (0, 1, 2)
 
 
+DECAY = 0.85
+"""Of the learning rate from step to step. Without it LeNet-300-100 ended a point worse on Fashion-MNIST in 11 kB."""
 LENET300 = sm.Schedule(steps=20, mu0=1e-3, growth=1.25, finetune=4)
 LENET5 = sm.Schedule(steps=14, mu0=1e-3, growth=1.35, finetune=2)
 RESNET = sm.Schedule(steps=8, mu0=1e-2, growth=1.7, finetune=2)
@@ -119,7 +121,7 @@ def _train(name: str, data: Data) -> Train:
     lr = SUBJECTS[name].lr
     if lr is None:
         return training(RECIPES[name], data.train)
-    return sm.SGD((data.train.images, data.train.labels), lr=lr)
+    return sm.SGD((data.train.images, data.train.labels), lr=lr, decay=DECAY)
 
 
 def table(rows: Sequence[Row]) -> str:

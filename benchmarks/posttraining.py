@@ -38,6 +38,7 @@ from benchmarks.hull import bytes_at
 from benchmarks.pretrained import Network, _crops, network
 from benchmarks.record import RESULTS, write_result
 from summands.container import measure
+from summands.fold import fold_batch_norms
 from summands.forms import Form
 from summands.network import load_into
 from summands.report.tables import render
@@ -94,6 +95,8 @@ def row(name: str, way: str, budget: int) -> dict[str, Any]:
     """One file: its bytes, what it costs to make, and what is left of the network."""
     each = network(name)
     arguments: dict[str, Any] = {}
+    # A file for evaluation alone: BatchNorm's scales belong into the weights. Training needs them.
+    model = each.model if way == "LC" else fold_batch_norms(each.model, each.calibration_batches(2)[0])
     if way == "LC":
         arguments = _training(name)
     elif way not in ("direct", *posttraining_baselines.WAYS):
@@ -102,16 +105,16 @@ def row(name: str, way: str, budget: int) -> dict[str, Any]:
     began, used = time.perf_counter(), time.process_time()
     facts: dict[str, Any] = {}
     if way in posttraining_baselines.WAYS:
-        forms: Mapping[str, Form] = posttraining_baselines.compressed(each.model, way, budget, calibration(each))
+        forms: Mapping[str, Form] = posttraining_baselines.compressed(model, way, budget, calibration(each))
     else:
         plan = BY_TOKEN if name == "minilm" and way != "direct" else GRIDS
-        result = sm.compress(each.model, plan, budget=budget, **arguments)
+        result = sm.compress(model, plan, budget=budget, **arguments)
         forms = result.forms
         facts = {"verdict": result.verdict.name, "predicted": result.history[0].loss if result.history else None}
     wall, seconds = time.perf_counter() - began, time.process_time() - used
     size = measure(forms).size_bytes
     weights = sum(p.numel() for p in each.model.parameters())
-    compressed = copy.deepcopy(each.model)
+    compressed = copy.deepcopy(model)
     load_into(compressed, forms)
     return {
         "network": name,
