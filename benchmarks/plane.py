@@ -1,11 +1,11 @@
 """One picture of all: error against file bytes of LeNet-300-100 on MNIST, every way of the other results and the limit.
 
-Learned: the combinations of `search` (24 epochs each), and the record's plan of `records` (40). Calibrated, from 1,024
-images without labels: `equal_error`. Without data: our grids and NNCodec's files of `coding`. A peer's printed figures
-where it prints both numbers. The limit is measured here: the trained weights on a grid of one step, and the bits that
-no code of independent entries goes below at the squared errors which that makes in every weight, R(D) of each weight's
-own histogram. Files go below it where errors are spread better than a plain grid does, or the weights are moved by
-learning. Seed 0, but the records are the mean over three.
+Learned: the combinations of `search` as far as they are run, priced grids (`equal_error`, 24 epochs) and the record's
+plan (`records`, 40 epochs). Calibrated, from 1,024 images without labels: `equal_error`. Without data: our grids and
+NNCodec's files of `coding`. A peer's printed figures where it prints both numbers. The limit is measured here: the
+trained weights on a grid of one step, and the bits that no code of independent entries goes below at the squared errors
+which that makes in every weight, R(D) of each weight's own histogram. Files go below it where errors are spread better
+than a plain grid does, or the weights are moved by learning. Seed 0, but the records are the mean over three.
 
 Test errors. Each learned file was chosen on validation data. The table and the curves without data are read off by test
 error, which flatters a way the more points it has (grids and NNCodec: a dozen or more).
@@ -58,19 +58,19 @@ def limit() -> list[dict[str, float]]:
 def curves(limits: list[dict[str, float]]) -> dict[str, Points]:
     """(bytes, test error) by name, from here and the other result files."""
     found: dict[str, Points] = {}
-    search = next(each for each in read_result("search")["figures"] if each["network"] == "lenet300_mnist")
-    for run in search["runs"]:
-        if run["status"] == "finished":
-            name = {"Grid": "priced grid"}.get(run["combination"], run["combination"])
-            found.setdefault(f"{name}, learned", []).append((run["file_bytes"], run["test_error"]))
+    for search in read_result("search")["figures"]:
+        for run in search["runs"]:
+            if search["network"] == "lenet300_mnist" and run["status"] == "finished":
+                found.setdefault(f"{run['combination']}, learned", []).append((run["file_bytes"], run["test_error"]))
+    names = {"LC": "priced grid, learned", "calibrated": "priced grid, calibrated"}
+    for row in read_result("equal_error")["figures"]:
+        if (row["network"], row["seed"]) == ("lenet300-mnist", 0) and row["codec"] in names:
+            found.setdefault(names[row["codec"]], []).append((row["bytes"], row["test_error"]))
     records = [row for row in read_result("records")["figures"] if row["network"] == "lenet300"]
     for budget in {row["budget"]: None for row in records}:
         own = [row for row in records if row["budget"] == budget]
         mean = tuple(statistics.mean(row[key] for row in own) for key in ("file_bytes", "test_error"))
         found.setdefault("priced grid, learned longer", []).append(mean)
-    for row in read_result("equal_error")["figures"]:
-        if (row["network"], row["codec"], row["seed"]) == ("lenet300-mnist", "calibrated", 0):
-            found.setdefault("priced grid, calibrated", []).append((row["bytes"], row["test_error"]))
     names = {"ours": "grids without data", "nncodec": "NNCodec without data"}
     for row in read_result("coding")["figures"]["curves"]:
         if (row["network"], row["seed"]) == ("lenet300-mnist", 0) and row["codec"] in names:
