@@ -265,7 +265,6 @@ def test_a_model_that_does_not_fit_its_checkpoint_is_refused(tensors: Any, messa
         (FileError, "cannot be written", {"output": Path("nowhere") / "net.sums"}),
         (FileError, "it is a folder", {"output": Path()}),
     ],
-    ids=str,
 )
 def test_what_is_refused(error: type, message: str, arguments: Any, shards: Path, tmp_path: Path) -> None:
     given = {"plan": PLAN, "output": Path("net.sums"), "model": meta(), "calibration": BATCHES} | arguments
