@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import RESULTS, piece, place, read_result, write_result
+from summands.zoo.train import flushed_denormals
 
 Row = dict[str, Any]
 
@@ -55,9 +56,9 @@ def run_jobs(
         print(*(f"{'*' if place(benchmark, job).is_file() else ' '} {job}" for job in jobs), sep="\n")
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.set_flush_denormal(True)
-    for job in [] if arguments.gather else arguments.jobs or default or jobs:
-        print(piece(benchmark, job, partial(run, job)), flush=True)
+    with flushed_denormals():
+        for job in [] if arguments.gather else arguments.jobs or default or jobs:
+            print(piece(benchmark, job, partial(run, job)), flush=True)
     made = {row["job"]: row for row in _result(benchmark) if "job" in row}
     made |= {job: {"job": job, **piece(benchmark, job, dict)} for job in jobs if place(benchmark, job).is_file()}
     rows = [*others(), *(made[job] for job in jobs if job in made)]

@@ -16,11 +16,12 @@ _COMPRESSING = _LOADING | {"compressions", "domain", "plan"}
 _RUNNING = _COMPRESSING | {"container", "network", "records", "selection", "report", "result", "runs"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "atomic": {"errors"},
     "records": set(),
     "views": {"errors"},
     "forms": {"errors", "views"},
     "coding": {"errors", "views", "forms"},
-    "container": _LOADING,
+    "container": _LOADING | {"atomic"},
     "network": {"errors", "forms"},
     "runs": {"errors", "forms", "network"},
     "fold": {"errors"},
@@ -33,21 +34,21 @@ ALLOWED: dict[str, set[str]] = {
     "rates": _COMPRESSING | {"container", "records"},
     "report": {"errors", "records"},
     "result": _LOADING | {"container", "network", "records", "report", "modules", "runs"},
-    "lc": _RUNNING,
-    "zoo": {"errors"},
+    "lc": _RUNNING | {"atomic"},
+    "zoo": {"errors", "atomic"},
     "api": _RUNNING | {"lc"},
-    "shards": {"errors"},
+    "shards": {"errors", "atomic"},
     "offloaded": _RUNNING | {"lc", "shards"},
     "streaming": _RUNNING | {"lc", "api", "shards", "offloaded"},
     "cli_files": _RUNNING | {"shards"},
     "taskfile": _RUNNING | {"lc"},
     "journal": {"errors", "records"},
     "runner": _RUNNING | {"lc", "api", "taskfile", "journal"},
-    "cli_search": _RUNNING | {"lc", "taskfile", "journal", "runner"},
+    "cli_search": _RUNNING | {"atomic", "lc", "taskfile", "journal", "runner"},
     "demo": _RUNNING | {"lc", "api", "zoo"},
     "__main__": {"cli"},
     "cli": _RUNNING
-    | {"lc", "api", "cli_files", "cli_search", "rates", "shards", "streaming", "taskfile", "demo", "zoo"},
+    | {"atomic", "lc", "api", "cli_files", "cli_search", "rates", "shards", "streaming", "taskfile", "demo", "zoo"},
 }
 
 

@@ -26,7 +26,8 @@ def check_place(path: Path) -> None:
     if not folder.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
-        raise FileError(f"cannot write {path}: it is a folder or another thing that is no regular file")
+        what = "a folder" if path.is_dir() else "there already"
+        raise FileError(f"cannot write {path}: it is {what} and not a regular file")
     if not os.access(folder, os.W_OK):
         raise FileError(f"cannot write {path}: no permission in {folder}")
 

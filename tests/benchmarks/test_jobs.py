@@ -14,6 +14,7 @@ JOBS = ["a 1", "b: x + y 3 %", "c 2"]
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs the command line of three jobs; returns what it printed and the jobs made."""
+    monkeypatch.setattr(jobs.torch, "set_num_threads", lambda count: None)  # that of the tests stays
     monkeypatch.setenv("SUMMANDS_CACHE", str(tmp_path / "cache"))
     for module in (jobs, record):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
