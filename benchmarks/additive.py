@@ -167,11 +167,8 @@ def run(job: str) -> dict[str, Any]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table a network, in the order of the ways."""
-    return "\n\n".join(_table([row for row in rows if row["network"] == name]) for name in _networks(rows))
-
-
-def _networks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["network"] for row in rows))
+    networks = dict.fromkeys(row["network"] for row in rows)
+    return "\n\n".join(_table([row for row in rows if row["network"] == name]) for name in networks)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

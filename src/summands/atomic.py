@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: every output of the package is put in its place here."""
+"""Files that appear whole or not at all: compressed and dense weights, checkpoints, reports, what the cache keeps."""
 
 from __future__ import annotations
 
