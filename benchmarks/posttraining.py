@@ -251,17 +251,20 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     names = [name for name in BUDGETS if any(r["network"] == name for r in rows)]
-    figure, grid = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(1, len(names), figsize=(5 * len(names) + 1, 3.6), layout="constrained", squeeze=False)
+    ways = [way for way in (*WAYS, *NNCODEC) if any(r["way"] == way for r in rows)]
+    handles = {}
     for name, axes in zip(names, grid[0], strict=True):
         own = [r for r in rows if r["network"] == name]
         measure = next(m for m in ("kl", "cosine", "test_error") if m in own[0])
-        for way in dict.fromkeys(r["way"] for r in own):
+        for i, way in enumerate(ways):
             points = sorted((r["file_bytes"], r[measure]) for r in own if r["way"] == way)
             values = [1 - y if measure == "cosine" else y for _, y in points]
-            axes.plot([x for x, _ in points], values, marker="o", ms=3, lw=1.2, label=way)
+            style = {"color": f"C{i % 10}", "ls": "--" if way == "tuned" else "-"}  # it may lie on "calibrated"
+            (handles[way],) = axes.plot([x for x, _ in points], values, marker="o", ms=3, lw=1.2, **style)
         label = {"kl": "KL, nats", "cosine": "1 - cosine", "test_error": "test error, %"}[measure]
         axes.set(title=name, xlabel="bytes of the file", ylabel=label, xscale="log", yscale="log")
-    grid[0][0].legend(frameon=False, fontsize=8)
+    figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
