@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "result": _LOADING | {"container", "network", "records", "report", "modules", "runs"},
     "lc": _RUNNING | {"atomic"},
     "zoo": {"errors", "atomic"},
-    "api": _RUNNING | {"lc"},
+    "api": _RUNNING | {"lc", "sensitivity"},
     "shards": {"errors", "atomic"},
     "offloaded": _RUNNING | {"lc", "shards"},
     "streaming": _RUNNING | {"lc", "api", "shards", "offloaded"},

@@ -73,6 +73,21 @@ def test_a_measured_rise_finds_the_layer_that_matters() -> None:
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in before.items())
 
 
+@pytest.mark.parametrize("rule", ["Prune('auto')", "LowRank('auto')", "Quantize('auto') + Prune('auto')"])
+def test_relative_importance_sees_no_scale(rule: str) -> None:
+    """A weight that is scaled by a power of two is compressed to the same bits, scaled."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(30, 20, generator=generator) for name in ("a", "b", "c")}
+    plan = sm.Plan({"*": rule})
+    scaled = {**weights, "b": weights["b"] / 64}
+    found, small = (sm.compress(w, plan, budget=1200, importance="relative") for w in (weights, scaled))
+    assert small.size_bytes == pytest.approx(found.size_bytes, rel=0.02)
+    for name, error in found.relative_errors.items():
+        assert small.relative_errors[name] == pytest.approx(error, rel=0.25)
+    plain = sm.compress(scaled, plan, budget=1200)
+    assert plain.relative_errors["b"] > 0.9 > 1.2 * small.relative_errors["b"]
+
+
 def test_refuses() -> None:
     model, x, y = trained()
     with pytest.raises(ArgumentError, match="at least one batch"):
@@ -80,5 +95,12 @@ def test_refuses() -> None:
     with pytest.raises(ArgumentError, match="names of the model"):
         measured_importance(model, lambda m: 0.0, ["nothing"])
     plan = sm.Plan({"*.weight": "Prune('auto')"}, ignore=["*.bias"])
-    with pytest.raises(ArgumentError, match="left out with `train`"):
-        sm.compress(model, plan, budget=700, importance={"0.weight": 2.0}, train=sm.SGD((x, y)))
+    for importance, train, message in (
+        ({"0.weight": torch.ones(6, 3)}, None, "of the weight's shape"),
+        ({"0.weight": -1.0}, None, "finite and not negative"),
+        ({"0.weight": 0.0}, sm.SGD((x, y)), "above 0 with `train`"),
+        ({"0.weight": torch.ones(model[0].weight.shape)}, sm.SGD((x, y)), "its mean, say"),
+        ("relativ", None, "'relative', or by weight"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            sm.compress(model, plan, budget=700, importance=importance, train=train)

@@ -37,6 +37,7 @@ from .records import StepRecord, Verdict
 from .result import Result
 from .runs import recorded_runs
 from .selection import Budget, Limit, flops_limit, is_free, priced_by_flops
+from .sensitivity import Importance, by_weight
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -58,7 +59,7 @@ def compress(
     state: Callable[[], Any] | None = None,
     load_state: Callable[[Any], None] | None = None,
     report: Callable[[Any], None] = lambda row: None,
-    importance: Mapping[str, Tensor | float] | None = None,
+    importance: Importance | None = None,
     drop_runs: int = 4,
 ) -> Result:
     """Compresses a trained network: directly; for some of its inputs; or by Learning-Compression with your training.
@@ -85,8 +86,9 @@ def compress(
         resume: go on from that file if it exists; the bytes are those of an uninterrupted run.
         state, load_state: save and restore what your `train` keeps between steps, if it keeps anything.
         report: called with a StepRecord after every step, and a LayerRecord for every layer in post-training.
-        importance: for direct compression, how much the squared errors of a weight matter: a number, or one for each
-            entry (`sensitivity`). Weights left out count 1.
+        importance: how much the squared errors of a weight matter: a number, or one for each entry (`sensitivity`); or
+            "relative", over the weight's squared norm, which suits layers that BatchNorm follows, to which scale is
+            nothing. Weights left out count 1. With `train` numbers alone; the penalty's mu is multiplied by them.
         drop_runs: with a budget of "... drop" and `train`, the most trained runs.
 
     Raises:
@@ -104,7 +106,8 @@ def compress(
     matched = plan.match(model)
     reference = state_tensors(model) if isinstance(model, nn.Module) else dict(model)
     wanted = None if budget is None else Budget.of(budget)
-    weighting = _importance(importance, matched, reference, train)
+    compressed = {name: reference[name] for task in matched.tasks for name in task.weights}
+    weighting = None if importance is None else by_weight(importance, compressed, numbers=train is not None)
     if not isinstance(model, nn.Module):
         for name, given in (
             ("train", train),
@@ -115,7 +118,7 @@ def compress(
             if given:
                 raise ArgumentError(must("model", f"a module for this `{name}`", "tensors"))
         limit = _limit(wanted, matched, reference)
-        return _direct(reference, matched, limit, weighting, _recipe(plan, limit, None, 0))
+        return _direct(reference, matched, limit, weighting, _recipe(plan, limit, None, 0, importance=importance))
     _check(model, train, inputs, schedule, checkpoint)
     _check_calibration(calibration, posttraining, train, importance, wanted)
     if wanted is not None and wanted.flops is not None:
@@ -141,7 +144,8 @@ def compress(
         result = _result(network, matched, reference, history, verdict, limit, recipe)
         return replace(result, layers=tuple(layers))
     schedule = schedule or Schedule()
-    recipe = _recipe(plan, limit, schedule if train else None, seed, None if wanted is None else wanted.max_drop)
+    drop = None if wanted is None else wanted.max_drop
+    recipe = _recipe(plan, limit, schedule if train else None, seed, drop, importance)
 
     def loop(price: float | None, within: Limit | None) -> Loop:
         own = copy.deepcopy(model)
@@ -151,7 +155,7 @@ def compress(
         return Loop(
             model=own,
             tasks=matched.tasks,
-            learner=TrainingLearner(own, train) if train is not None and price is None else None,
+            learner=TrainingLearner(own, train, weighting) if train is not None and price is None else None,
             schedule=schedule,
             evaluate=evaluate,
             inputs=inputs,
@@ -336,21 +340,6 @@ def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
     return {n: Dense(shape=t.shape, dtype=t.dtype, values=t) for n, t in tensors.items()}
 
 
-def _importance(
-    given: Mapping[str, Tensor | float] | None, matched: Matched, reference: Mapping[str, Tensor], train: Train | None
-) -> dict[str, Tensor] | None:
-    """The importance of every entry of every weight that is given one."""
-    if given is None:
-        return None
-    if train is not None:
-        remedy = "the penalty of training weighs all errors alike, and both steps must descend one objective"
-        raise ArgumentError(must("importance", "left out with `train`", "both", remedy))
-    compressed = {name for task in matched.tasks for name in task.weights}
-    if unknown := given.keys() - compressed:
-        raise ArgumentError(must("importance", "given for compressed weights alone", sorted(unknown)))
-    return {name: torch.as_tensor(h).to(reference[name]).expand(reference[name].shape) for name, h in given.items()}
-
-
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -380,9 +369,18 @@ def _result(
 
 
 def _recipe(
-    plan: Plan, limit: Limit | None, schedule: Schedule | None, seed: int, drop: float | None = None
+    plan: Plan,
+    limit: Limit | None,
+    schedule: Schedule | None,
+    seed: int,
+    drop: float | None = None,
+    importance: Importance | None = None,
 ) -> dict[str, Any]:
     recipe: dict[str, Any] = {"plan": plan.to_dict()}
+    if isinstance(importance, str):
+        recipe["importance"] = importance
+    elif importance is not None:
+        recipe["importance"] = {n: "by entry" if torch.as_tensor(h).ndim else float(h) for n, h in importance.items()}
     if limit is not None:
         recipe[f"budget_{limit.unit.lower()}"] = limit.most
     if drop is not None:
@@ -400,7 +398,7 @@ def _check_calibration(
     calibration: Iterable[Any] | None,
     posttraining: PostTraining | None,
     train: Train | None,
-    importance: Mapping[str, Any] | None,
+    importance: Importance | None,
     budget: Budget | None,
 ) -> None:
     if calibration is None:

@@ -33,6 +33,12 @@ class Task:
     weights: tuple[str, ...]
     compression: Compression
 
+    def pieces(self) -> list[tuple[str, ...]]:
+        """The weights one by one, or all together if something is fitted over all of them."""
+        if any(part.per == "task" for part in self.compression.reach()):
+            return [self.weights]
+        return [(name,) for name in self.weights]
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -1,14 +1,15 @@
 """How much the loss minds an error in each weight: importances for `compress`.
 
 Around a minimum the loss rises by 1/2 (w - x)' H (w - x). The diagonal of the Fisher matrix, the mean of squared
-gradients of single samples, stands for that of H entry by entry; a measured rise stands for it weight by weight.
+gradients of single samples, stands for that of H entry by entry; a measured rise stands for it weight by weight. Where
+BatchNorm follows, the scale of a weight is nothing to the loss, and errors relative to it are what is alike.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from .errors import ArgumentError, must
 from .network import state_tensors
 
+Importance = Mapping[str, Tensor | float] | Literal["relative"]
+"""How much the squared errors of each weight matter: a number, or one for each entry; see `compress`."""
 Loss = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> the mean loss over the batch, differentiable."""
 
@@ -97,3 +100,41 @@ def measured_importance(
             t.copy_(kept)
     mean = sum(rises.values()) / max(len(rises), 1) or 1.0
     return {name: max(rise / mean, 0.01) for name, rise in rises.items()}
+
+
+def by_weight(given: Importance, weights: Mapping[str, Tensor], *, numbers: bool) -> dict[str, Tensor]:
+    """The importance that `compress` was given, checked: of a weight, or of each of its entries.
+
+    Args:
+        given: "relative", or by weight; weights left out count 1 and stay left out.
+        weights: all that are compressed.
+        numbers: one for each weight, above 0, as training needs them.
+
+    Raises:
+        ArgumentError: another name, shape or value.
+    """
+    if isinstance(given, str):
+        if given != "relative":
+            raise ArgumentError(must("importance", "'relative', or by weight", given))
+        return _relative(weights)
+    if unknown := given.keys() - weights.keys():
+        raise ArgumentError(must("importance", "given for compressed weights alone", sorted(unknown)))
+    made = {name: torch.as_tensor(h).to(weights[name]) for name, h in given.items()}
+    for name, h in made.items():
+        what, shape = f"importance[{name!r}]", tuple(weights[name].shape)
+        if h.ndim and numbers:
+            remedy = "its mean, say: a weight has one mu"
+            raise ArgumentError(must(what, "a number with `train`", f"one of shape {tuple(h.shape)}", remedy))
+        if h.ndim and h.shape != shape:
+            raise ArgumentError(must(what, f"a number, or of the weight's shape {shape}", tuple(h.shape)))
+        if not bool((torch.isfinite(h) & ((h > 0) if numbers else (h >= 0))).all()):
+            allowed = "finite and above 0 with `train`" if numbers else "finite and not negative"
+            raise ArgumentError(must(what, allowed, "other entries" if h.ndim else float(h)))
+    return made
+
+
+def _relative(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean squared norm of the weights over each one's own; a weight of zeros is left out."""
+    squares = {name: float(w.to(torch.float64).square().sum()) for name, w in weights.items()}
+    mean = sum(squares.values()) / max(len(squares), 1)
+    return {name: torch.tensor(mean / square) for name, square in squares.items() if square > 0}

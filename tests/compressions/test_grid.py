@@ -101,6 +101,17 @@ def test_from_the_last_step_it_is_as_good_as_from_none(trained, trellis, factor)
     assert grid.objective(weight, warm, price=price) <= 1.003 * grid.objective(weight, cold, price=price)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.8])
+def test_bits_per_weight_are_met_where_a_price_leads_to_none_or_many(rate):
+    """Entries without tails: at one price, none is kept, or more than a bit for each."""
+    weight = torch.rand(100, 80, generator=torch.Generator().manual_seed(0)) - 0.5
+    form = Grid(bits_per_weight=rate).project(weight)
+    assert 0.97 * rate <= estimated_bits(form) / weight.numel() <= rate + 32 / weight.numel()
+    # Within a tenth of time sharing between none, and what is had at twice the rate.
+    doubled = error(weight, Grid(bits_per_weight=2 * rate).project(weight))
+    assert error(weight, form) < 1.1 * (float(weight.double().square().sum()) + doubled) / 2
+
+
 def test_a_rate_that_no_level_fits_leaves_zeros():
     form = Grid(bits_per_weight=0.001).project(torch.randn(50, generator=torch.Generator().manual_seed(0)))
     assert not form.dense().any()

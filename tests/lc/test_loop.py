@@ -153,6 +153,32 @@ def test_the_best_iterate_is_kept_and_the_model_is_not_touched() -> None:
     assert [row.phase for row in result.history] == ["direct"] + ["lc"] * 5 + ["finetune"] * 3
 
 
+def test_an_importance_is_a_mu_of_the_weight() -> None:
+    """A half everywhere is half the mu, to the bit; a weight of its own mu moves no other in its C step."""
+    options = {"schedule": Schedule(steps=4, mu0=0.02, growth=2.0), "train": sm.SGD(small_task()[1], lr=0.01)}
+    half = learn(**options, importance={"0.weight": 0.5, "4.weight": 0.5})
+    plain = learn(**{**options, "schedule": Schedule(steps=4, mu0=0.01, growth=2.0)})
+    assert [row.gap for row in half.history] == [row.gap for row in plain.history]
+    assert all(torch.equal(half.forms[n].dense(), form.dense()) for n, form in plain.forms.items())
+
+    seen = []
+
+    def train(model: nn.Module, penalty: sm.Penalty, step: sm.Step) -> None:
+        (model[0].weight.sum() + model[4].weight.sum()).backward()
+        model.zero_grad()
+        penalty().backward()
+        seen.append((step.mu, step.max_lr, model[0].weight.grad.clone(), model[4].weight.grad.clone()))
+        with torch.no_grad():
+            model[0].weight.add_(0.1)
+            model[4].weight.add_(0.1)
+
+    learn(train=train, schedule=Schedule(steps=1, mu0=0.02), importance={"4.weight": 8.0})
+    learn(train=train, schedule=Schedule(steps=1, mu0=0.02))
+    (mu, max_lr, *weighed), (_, _, *alike) = seen
+    assert max_lr == pytest.approx(1 / (8 * mu))
+    assert torch.equal(weighed[0], alike[0]) and torch.allclose(weighed[1], 8 * alike[1])
+
+
 def test_finetuning_moves_values_and_no_position_or_code() -> None:
     result = learn(schedule=Schedule(steps=0, finetune=4))
     direct = sm.compress(small_task()[0], PLAN)

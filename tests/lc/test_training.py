@@ -45,6 +45,21 @@ def test_sgd_stays_stable_at_a_large_mu() -> None:
     torch.testing.assert_close(model.weight.data, targets["weight"], atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize(("decay", "last"), [(None, 0.05), (0.5, 0.5**9)])
+def test_the_learning_rate_falls_from_step_to_step(decay: float | None, last: float) -> None:
+    """One batch without momentum moves the bias by the learning rate times the gradient, which is 1 and -1."""
+
+    def moved(index: int) -> float:
+        model = nn.Linear(1, 1)
+        nn.init.zeros_(model.bias)
+        sgd = SGD([(torch.zeros(1, 1), torch.ones(1, 1))], lr=0.2, decay=decay, momentum=0.0, loss=lambda y, t: y.sum())
+        TrainingLearner(model, sgd).step({}, Step(index, 10, 1e-9, 0, 1))
+        return -float(model.bias.detach())
+
+    assert moved(0) == pytest.approx(0.2)
+    assert moved(9) == pytest.approx(0.2 * last)
+
+
 def test_a_step_is_a_function_of_its_seed() -> None:
     def trained(seed: int) -> torch.Tensor:
         model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))

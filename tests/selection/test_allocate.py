@@ -147,6 +147,20 @@ def test_a_jump_that_does_not_fit_leaves_the_rest_to_the_other_parts(rule, budge
     assert error(result) < error(single) < error(other)
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("budget", [600, 800])
+def test_grids_that_jump_over_a_budget_share_it(several: bool, budget: int) -> None:
+    """Weights with no tails at all go from no level other than 0 to more than a bit each, at one price."""
+    generator = torch.Generator().manual_seed(0)
+    light = lambda *shape: torch.rand(shape, generator=generator) - 0.5  # noqa: E731
+    weights = {"a": light(100, 80)} | ({"b": light(90, 80), "c": light(20, 20) * 2} if several else {})
+    result = sm.compress(weights, sm.Plan({"*": "Grid('auto')"}), budget=budget)
+    assert 0.98 * budget < result.size_bytes <= budget
+    error = sum(float((w - result.forms[n].dense()).square().sum()) for n, w in weights.items())
+    assert error < 0.85 * sum(float(w.square().sum()) for w in weights.values())
+    assert all(sm.compressions.Grid("auto").is_feasible({n: result.forms[n]}, {n: w}) for n, w in weights.items())
+
+
 def test_a_budget_with_nothing_free_or_too_small_states_both_sizes() -> None:
     plan = sm.Plan({"*.weight": "Prune(keep=0.1)"}, ignore=["*.bias"])
     size = sm.compress(network(), plan).size_bytes

@@ -64,7 +64,7 @@ def test_training_makes_it_smaller_in_a_bounded_number_of_runs(tmp_path) -> None
     options = {
         "budget": "0.02 drop",
         "evaluate": evaluate,
-        "train": sm.SGD(data, lr=0.1, batch_size=50),
+        "train": sm.SGD(data, lr=0.1, decay=0.98, batch_size=50),
         "schedule": sm.Schedule(steps=6, mu0=0.02, growth=2.0, epochs=3),
         "drop_runs": 2,
         "checkpoint": tmp_path / "run",

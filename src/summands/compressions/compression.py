@@ -159,8 +159,8 @@ class Compression(ABC):
     def without_jumps(self, now: Mapping[str, Form], beyond: Mapping[str, Form], bits: float) -> Compression:
         """This compression without whatever grows by more than `bits` from the forms `now` to those `beyond`.
 
-        A part of a sum stays as it is now, as long as another part is free; a choice loses the candidates that grow.
-        Itself where there is nothing to leave out.
+        A part of a sum stays as it is now, as long as another part is free; a choice loses the candidates that grow;
+        what can be told how much to take may take `bits` more than now. Itself where there is nothing to leave out.
         """
         return self
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from .scope import check_scope
 from .stored import check_stored, rounded, stored_dtype
 
 Levels = GridForm | Trellis
+Forms = Mapping[str, Form]
 
 _MOST = 2**20
 _SAMPLE = 2**15
@@ -112,6 +115,14 @@ class Grid(Compression):
         costs = [self.objective(host, form, price=each, importance=importance) for form in hosted]
         return _moved(forms[int(np.argmin(costs))], weight.device)
 
+    def without_jumps(self, now: Forms, beyond: Forms, bits: float) -> Compression:
+        """The grid whose levels take at most `bits` more than now, for a weight that has a step of its own."""
+        if self.step != "auto" or self.per == "task":
+            return self
+        (form,) = now.values()
+        assert isinstance(form, (GridForm, Trellis))
+        return replace(self, step=None, bits_per_weight=(_level_bits(form) + bits) / form.size)
+
     def penalty(self, step: float) -> float:
         """What a level other than 0 costs, for the dead zone: (2 z - 1) s^2."""
         return (2 * self.dead_zone - 1) * step**2
@@ -204,6 +215,7 @@ class _Fit:
         # The error falls by a factor 4 a bit.
         price = 2 * math.log(2) * max(power, 1e-30) * 4.0**-rate
         found: list[Levels] = []
+        over: Levels | None = None
         for _ in range(2):
             step_share = self.best_step(price) / math.sqrt(price)
             tried = _Tried(most_bits)
@@ -212,8 +224,30 @@ class _Fit:
                 bits = _level_bits(form)
                 if bits <= most_bits:
                     found.append(form)
+                elif over is None or bits < _level_bits(over):
+                    over = form
                 price = tried.next_price(price, bits)
+        jumped = over is not None and max((_level_bits(form) for form in found), default=0.0) < 0.97 * most_bits
+        if jumped and isinstance(over, GridForm):
+            found.append(self._thinned(over, most_bits))
         return found or [self._form(np.zeros(self.entries.shape, np.int32), self._stored(1.0))]
+
+    def _thinned(self, form: GridForm, most_bits: float) -> Levels:
+        """The form with as many levels, those that save most error first, as the bits allow.
+
+        Entries with light tails go from none to many levels at one price: each makes the others cheaper.
+        """
+        levels = form.levels.numpy().reshape(self.entries.shape)
+        saved = self.importance * (self.entries**2 - (self.entries - levels * float(form.step)) ** 2)
+        order = np.argsort(-saved, axis=None, kind="stable")
+
+        def kept(count: int) -> Levels:
+            thin = np.zeros(levels.size, np.int32)
+            thin[order[:count]] = levels.reshape(-1)[order[:count]]
+            return self._form(thin.reshape(levels.shape), form.step)
+
+        counts = range(1, int(np.count_nonzero(levels)) + 1)
+        return kept(bisect_right(counts, most_bits, key=lambda count: _level_bits(kept(count))))
 
     def _best(self, step: float, price: float) -> Levels:
         peak = float(np.abs(self.entries).max(initial=0))
@@ -253,12 +287,12 @@ class _Tried:
             self.above = here
         else:
             self.below = here
-            self.left = 0 if bits >= 0.99 * self.most_bits else self.left
+            self.left = 0 if bits >= 0.995 * self.most_bits else self.left
         if self.above is None or self.below is None:
             return price * 4.0 if self.below is None else price / 4
         width = self.below[0] - self.above[0]
         self.left = 0 if width < 1e-3 else self.left
-        share = (self.above[1] - math.log(0.995 * self.most_bits)) / max(self.above[1] - self.below[1], 1e-9)
+        share = (self.above[1] - math.log(0.9975 * self.most_bits)) / max(self.above[1] - self.below[1], 1e-9)
         return math.exp(self.above[0] + min(max(share, 0.1), 0.9) * width)
 
 

@@ -18,11 +18,12 @@ class Step:
     """What the loop tells the L step.
 
     Attributes:
-        index: number of this step, from 0; fine-tuning goes on counting.
-        total: number of steps, fine-tuning included.
+        index: number of this step, from 0; fine-tuning counts anew.
+        total: number of steps of the loop, or of fine-tuning.
         mu: weight of the penalty; 0 when fine-tuning, where `penalty()` is 0.
         seed: derive all randomness of the step from it, and a run that is resumed gives the bytes of one that was not.
         epochs: how long to train.
+        importance: the largest number by which the penalty of a weight counts more than mu says.
     """
 
     index: int
@@ -30,11 +31,12 @@ class Step:
     mu: float
     seed: int
     epochs: int
+    importance: float = 1.0
 
     @property
     def max_lr(self) -> float:
-        """The largest stable learning rate of gradient descent on the penalty, 1/mu (Part I)."""
-        return 1 / self.mu if self.mu else math.inf
+        """The largest stable learning rate of gradient descent on the penalty (Part I): 1/mu, of the largest mu."""
+        return 1 / (self.mu * self.importance) if self.mu else math.inf
 
 
 class Learner(ABC):

@@ -47,7 +47,8 @@ class Loop:
         inputs: batches of the model's input, to recompute BatchNorm statistics for the compressed weights.
         limit: the most that the network may cost.
         price: of a bit, in squared error, where no limit finds it.
-        importance: a number for each entry's squared error, by weight, in direct compression.
+        importance: how much a weight's squared error and its penalty count, a number; in direct compression also one
+            for each entry.
         before: steps of the runs that this one continues; they count in the seeds of its own.
         report: called with every new row of the history.
     """
@@ -99,8 +100,10 @@ class Loop:
         schedule = self.schedule
         while state.phase == "lc" and state.index < schedule.steps:
             mu = schedule.mu(state.index)
-            targets = {name: form.dense() + state.multipliers[name] / mu for name, form in state.forms.items()}
-            step = Step(state.index, schedule.steps, mu, self._step_seed(state), schedule.epochs)
+            mus = self._mus(mu)
+            targets = {name: form.dense() + state.multipliers[name] / mus[name] for name, form in state.forms.items()}
+            most = max(mus.values(), default=mu) / mu
+            step = Step(state.index, schedule.steps, mu, self._step_seed(state), schedule.epochs, most)
             began = time.perf_counter()
             loss = learner.step(targets, step)
             learned = time.perf_counter() - began
@@ -108,11 +111,11 @@ class Loop:
                 return Verdict.DIVERGED
             began = time.perf_counter()
             weights = self._weights()
-            shifted = {name: w - state.multipliers[name] / mu for name, w in weights.items()}
+            shifted = {name: w - state.multipliers[name] / mus[name] for name, w in weights.items()}
             state.forms = self._c_step(state, shifted, mu)
             if schedule.method == "augmented_lagrangian":
                 for name, form in state.forms.items():
-                    state.multipliers[name] -= mu * (weights[name] - form.dense())
+                    state.multipliers[name] -= mus[name] * (weights[name] - form.dense())
             compressed = time.perf_counter() - began
             gap = self._measure(state, "lc", state.index, mu, loss, learned, compressed)
             state.index += 1
@@ -123,6 +126,12 @@ class Loop:
         if not lc:
             return Verdict.FINETUNED if schedule.finetune else Verdict.DIRECT
         return Verdict.CONVERGED if lc[-1].gap < schedule.tolerance else Verdict.STEPS_USED
+
+    def _mus(self, mu: float) -> dict[str, float]:
+        """Of every weight's own penalty."""
+        importance = self.importance or {}
+        names = [name for task in self.tasks for name in task.weights]
+        return {name: mu * float(importance[name]) if name in importance else mu for name in names}
 
     def _c_step(self, state: State, targets: Mapping[str, Tensor], mu: float | None = None) -> dict[str, Form]:
         previous = state.forms or None
@@ -190,7 +199,8 @@ class Loop:
         aim, network = self._aim(), snapshot(self.model, {})
         if aim is None or self.limit is None or self.limit.measure({**network, **tuned}) <= self.limit.most:
             return tuned
-        return shrunk(aim, tasks, tuned, network, mu=self.schedule.mu(self.schedule.steps), price=state.price)
+        mu = self.schedule.mu(self.schedule.steps)
+        return shrunk(aim, tasks, tuned, network, mu=mu, price=state.price, importance=self.importance)
 
     def _measure(
         self,

@@ -28,17 +28,44 @@ def c_step(
     previous: Mapping[str, Form] | None = None,
     importance: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Form]:
-    """Projects the weights of every task; this function alone knows how the independent tasks run: in turn."""
+    """Projects the weights of every task; this function alone knows how the independent tasks run: in turn.
+
+    Args:
+        importance: of each entry's squared error, or one number for a weight.
+    """
     forms: dict[str, Form] = {}
     for task in tasks:
         with in_context(f"task {task.name!r}"):
-            last = {name: previous[name] for name in task.weights} if previous else None
-            weights = {name: targets[name] for name in task.weights}
-            weighting = {name: importance[name] for name in task.weights if name in importance} if importance else None
-            forms.update(
-                task.compression.project_task(weights, mu=mu, price=price, previous=last, importance=weighting or None)
-            )
-    return forms
+            for names, number, weighting in _alike(task, targets, importance or {}):
+                made = task.compression.project_task(
+                    {name: targets[name] for name in names},
+                    mu=None if mu is None else mu * number,
+                    price=None if price is None else price / number,
+                    previous={name: previous[name] for name in names} if previous else None,
+                    importance=weighting or None,
+                )
+                forms.update(made)
+    return {name: forms[name] for task in tasks for name in task.weights}
+
+
+def _alike(
+    task: Task, targets: Mapping[str, Tensor], importance: Mapping[str, Tensor]
+) -> list[tuple[Sequence[str], float, dict[str, Tensor]]]:
+    """Weights that are projected together, the number by which their errors count, and else their importance.
+
+    c ||w - Delta||^2 + price * bits is c times ||w - Delta||^2 + price / c * bits: no solver need know of c.
+    """
+    given = {name: importance[name] for name in task.weights if name in importance}
+    if all(h.ndim == 0 and float(h) > 0 for h in given.values()):
+        groups: dict[float, list[str]] = {}
+        for names in task.pieces():
+            numbers = {float(given[name]) if name in given else 1.0 for name in names}
+            if len(numbers) > 1:
+                break
+            groups.setdefault(numbers.pop(), []).extend(names)
+        else:
+            return [(names, number, {}) for number, names in groups.items()]
+    return [(task.weights, 1.0, {name: h.expand_as(targets[name]) for name, h in given.items()})]
 
 
 def c_step_within(
@@ -62,11 +89,15 @@ def c_step_within(
     Args:
         network: a form for every tensor of the network; those of the tasks are exchanged.
         price: where to look first.
-        importance: a non-negative number for each entry's squared error, by weight; 1 for weights left out.
+        importance: a non-negative number for each entry's squared error, or one for a weight; 1 for weights left out.
     """
-    whole = replace(limit, measure=lambda forms: limit.measure({**network, **forms}))
 
-    def at_one_price(tasks: Sequence[Task], start: float | None, first: Mapping[str, Form] | None) -> Allocation:
+    def at_one_price(
+        tasks: Sequence[Task], start: float | None, first: Mapping[str, Form] | None, decided: Mapping[str, Form]
+    ) -> Allocation:
+        whole = replace(limit, measure=lambda forms: limit.measure({**network, **decided, **forms}))
+        if not tasks:
+            return Allocation({}, start or 0.0, whole.measure({}))
         solved: dict[float, dict[str, Form]] = {}
 
         def project(p: float) -> dict[str, Form]:
@@ -77,20 +108,29 @@ def c_step_within(
 
         return allocate(tasks, targets, project, whole, price=start, importance=importance)
 
-    def error(found: Allocation) -> float:
+    def error(forms: Mapping[str, Form]) -> float:
         weighting = importance or {}
-        return sum(squared_error(targets[name], form, weighting.get(name)) for name, form in found.forms.items())
+        return sum(squared_error(targets[name], form, weighting.get(name)) for name, form in forms.items())
 
-    found = at_one_price(tasks, price, previous)
-    best = found
+    found = best = at_one_price(tasks, price, previous, {})
+    decided: dict[str, Form] = {}
     while limit.unit == "bytes" and best.size < _FILLED * limit.most:
         steady = steadied(tasks, best, limit.most - best.size)
         if steady is None:
             break
-        tasks, again = steady, at_one_price(steady, best.price, best.forms)
-        if error(again) >= error(best):
+        # What has been told how much to take no longer depends on the price.
+        free = {name for task in tasks if task.compression.is_free() for name in task.weights}
+        told = [task for task in steady if not task.compression.is_free() and free.issuperset(task.weights)]
+        now = decided | c_step(told, targets, mu=mu, previous=best.forms, importance=importance)
+        tasks = [task for task in steady if task not in told]
+        try:
+            again = at_one_price(tasks, best.price, best.forms, now)
+        except BudgetError:
             break
-        best = again
+        if again.size > limit.most or error({**again.forms, **now}) >= error({**best.forms, **decided}):
+            break
+        best, decided = again, now
+    best = replace(best, forms={**best.forms, **decided})
     return replace(best, price=found.price)
 
 
@@ -102,11 +142,13 @@ def shrunk(
     *,
     mu: float | None = None,
     price: float | None = None,
+    importance: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Form]:
     """Forms near these within the limit, for which training made them too costly; these, if nothing smaller is left."""
     dense = {name: form.dense() for name, form in forms.items()}
     try:
-        return c_step_within(limit, tasks, dense, network, mu=mu, price=price, previous=forms).forms
+        found = c_step_within(limit, tasks, dense, network, mu=mu, price=price, previous=forms, importance=importance)
+        return found.forms
     except BudgetError:
         return forms
 

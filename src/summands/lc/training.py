@@ -15,39 +15,48 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, TrainingError, must
 from .learner import Learner, Step
 
+_LAST = 0.05
+"""The learning rate of the last step over that of the first, unless it is given."""
 Train = Callable[[nn.Module, "Penalty", Step], float | None]
 """`train(model, penalty, step)`: trains for `step.epochs`, adding `penalty()` to its loss; may return the loss."""
 
 
 class Penalty:
-    """mu/2 sum ||w - target||^2 as a differentiable scalar: add it to the loss of every batch."""
+    """mu/2 sum c ||w - target||^2 as a differentiable scalar: add it to the loss of every batch.
 
-    def __init__(self, weights: Sequence[Tensor], targets: Sequence[Tensor], mu: float) -> None:
-        self._weights, self._targets, self._mu = list(weights), list(targets), mu
+    Args:
+        importance: c, one number a weight; 1 for all if left out.
+    """
+
+    def __init__(
+        self, weights: Sequence[Tensor], targets: Sequence[Tensor], mu: float, importance: Sequence[float] = ()
+    ) -> None:
+        self._weights, self._targets = list(weights), list(targets)
+        self._mus = [mu * c for c in importance] or [mu] * len(self._weights)
         self.calls = 0
 
     def __call__(self) -> Tensor:
         self.calls += 1
-        return _Penalty.apply(self._mu, self._targets, *self._weights)
+        return _Penalty.apply(self._mus, self._targets, *self._weights)
 
 
 class _Penalty(torch.autograd.Function):
     """One fused pass over all weights; autograd's own graph would keep three more copies of each."""
 
     @staticmethod
-    def forward(ctx: Any, mu: float, targets: list[Tensor], *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, mus: list[float], targets: list[Tensor], *weights: Tensor) -> Tensor:
         if not weights:
             return torch.zeros(())
         gaps = torch._foreach_sub(list(weights), targets)
-        ctx.mu, ctx.gaps = mu, gaps
+        ctx.mus, ctx.gaps = mus, gaps
         norms = torch.stack([norm.to(gaps[0].device) for norm in torch._foreach_norm(gaps)])
-        return (mu / 2) * (norms**2).sum()
+        return (norms**2 @ norms.new_tensor(mus)) / 2
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if not hasattr(ctx, "gaps"):
             return (None, None)
-        return (None, None, *torch._foreach_mul(ctx.gaps, ctx.mu * float(grads[0])))
+        return (None, None, *torch._foreach_mul(ctx.gaps, [mu * float(grads[0]) for mu in ctx.mus]))
 
 
 class TrainingLearner(Learner):
@@ -55,17 +64,21 @@ class TrainingLearner(Learner):
 
     torch's random numbers are seeded from `step.seed` for the length of the step and given back afterwards, so that
     dropout and a shuffling DataLoader repeat when a run is resumed.
+
+    Args:
+        importance: by weight, how much its penalty counts; 1 for those left out.
     """
 
-    def __init__(self, model: nn.Module, train: Train) -> None:
-        self.model, self._train = model, train
+    def __init__(self, model: nn.Module, train: Train, importance: Mapping[str, Tensor] | None = None) -> None:
+        self.model, self._train, self._importance = model, train, importance or {}
 
     def weights(self) -> Mapping[str, Tensor]:
         return dict(self.model.named_parameters())
 
     def step(self, targets: Mapping[str, Tensor], step: Step) -> float | None:
         weights = self.weights()
-        penalty = Penalty([weights[name] for name in targets], list(targets.values()), step.mu)
+        importance = [float(self._importance.get(name, 1.0)) for name in targets]
+        penalty = Penalty([weights[name] for name in targets], list(targets.values()), step.mu, importance)
         self.model.train()
         with seeded(step.seed, next(iter(weights.values())).device):
             loss = self._train(self.model, penalty, step)
@@ -95,7 +108,9 @@ class SGD:
 
     Args:
         data: a pair (inputs, targets) of tensors, shuffled here; or an iterable of such batches, such as a DataLoader.
-        lr: learning rate of the first step; `decay` multiplies it from step to step.
+        lr: learning rate of the first step; `decay` multiplies it from step to step. None: so that the last step has a
+            twentieth of the first, however many there are. The penalty moves weights well at a high rate, the loss ends
+            low at a low one.
         loss: loss(model(inputs), targets).
         finetune_lr: learning rate of fine-tuning (steps with mu = 0), falling to 0 by a cosine over each such step.
 
@@ -105,7 +120,7 @@ class SGD:
     data: tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
     _: KW_ONLY
     lr: float = 0.1
-    decay: float = 0.98
+    decay: float | None = None
     momentum: float = 0.9
     weight_decay: float = 0.0
     batch_size: int = 128
@@ -114,12 +129,13 @@ class SGD:
 
     def __post_init__(self) -> None:
         for name in ("lr", "decay", "finetune_lr", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(must(f"SGD({name}=...)", "above 0", getattr(self, name)))
+            value = getattr(self, name)
+            if not (name == "decay" and value is None) and not value > 0:
+                raise ArgumentError(must(f"SGD({name}=...)", "above 0", value))
 
     def __call__(self, model: nn.Module, penalty: Penalty, step: Step) -> float:
-        lr = self.lr * self.decay**step.index if step.mu else self.finetune_lr
-        lr = min(lr, step.max_lr)
+        decay = _LAST ** (1 / max(step.total - 1, 1)) if self.decay is None else self.decay
+        lr = min(self.lr * decay**step.index if step.mu else self.finetune_lr, step.max_lr)
         optimizer = torch.optim.SGD(
             [p for p in model.parameters() if p.requires_grad],
             lr=lr,

@@ -5,7 +5,7 @@ would buy more elsewhere (Everett 1963): the choice is optimal among those of it
 rises, so bisection finds the price at which the file just fits. Sizes come in jumps, one for each choice that changes;
 what the last jump leaves free is filled weight by weight, best gain per byte first. A jump may be longer than all that
 is left, such as that of a large layer from no codebook to one bit a weight: `steadied` gives the tasks in which it is
-not taken, so that the other parts can spend the rest.
+not taken, so that the other parts can spend the rest, and in which a grid takes a given share of it.
 """
 
 from __future__ import annotations
@@ -186,23 +186,26 @@ def _filled(
 
 
 def steadied(tasks: Sequence[Task], found: Allocation, room: int) -> list[Task] | None:
-    """The tasks with whatever jumps by more than `room` bytes to `found.beyond` held as it is; None if nothing can be.
+    """The tasks with whatever jumps by more than `room` bytes to `found.beyond` kept from it; None if nothing can be.
 
-    See `Compression.without_jumps`.
+    Those that jump have equal shares of the room, but for half a per cent, since bits are estimates. See
+    `Compression.without_jumps`.
     """
     if found.beyond is None:
         return None
+    pieces = [(task, names) for task in tasks for names in task.pieces()]
+    grown = [_bits(found.beyond[n] for n in names) - _bits(found.forms[n] for n in names) for _, names in pieces]
+    share = 0.995 * 8 * room / max(sum(more > 8 * room for more in grown), 1)
     kept: list[Task] = []
     changed = False
-    for task in tasks:
-        for names in _exchangeable(task):
+    for (task, names), more in zip(pieces, grown, strict=True):
+        rule = task.compression
+        if more > 8 * room:
             now, beyond = ({name: forms[name] for name in names} for forms in (found.forms, found.beyond))
-            rule = task.compression
-            if _bits(beyond.values()) - _bits(now.values()) > 8 * room:
-                rule = rule.without_jumps(now, beyond, 8 * room)
-            changed |= rule is not task.compression
-            kept.append(Task(task.name if names == task.weights else names[0], names, rule))
-    return kept if changed and is_free(kept) else None
+            rule = rule.without_jumps(now, beyond, share)
+        changed |= rule is not task.compression
+        kept.append(Task(task.name if names == task.weights else names[0], names, rule))
+    return kept if changed else None
 
 
 def _bits(forms: Iterable[Form]) -> float:
@@ -224,19 +227,12 @@ def _gains(
 
     base = measure(high)
     gains = []
-    for names in (names for task in tasks for names in _exchangeable(task)):
+    for names in (names for task in tasks for names in task.pieces()):
         saved = sum(error(n, high[n]) - error(n, low[n]) for n in names)
         more = measure({**high, **{name: low[name] for name in names}}) - base
         if saved > 0:
             gains.append((saved / max(more, 1), names))
     return gains
-
-
-def _exchangeable(task: Task) -> list[tuple[str, ...]]:
-    """The weights of a task one by one, or all together if something is fitted over all of them."""
-    if any(part.per == "task" for part in task.compression.reach()):
-        return [task.weights]
-    return [(name,) for name in task.weights]
 
 
 def _energy(weight: Tensor, importance: Tensor | None) -> float:
