@@ -8,9 +8,9 @@ are better than the best single view, at equal storage and at equal FLOPs ("216 
 The paper's networks on Fashion-MNIST, since CIFAR-10 and ImageNet are in no package (docs/sources.md has
 their configurations). Learned by LC from the trained reference, all ways with equal epochs, batches, augmentation and
 learning rates; convolutions in bfloat16 while training, measured in float32. "Matched" ways may take as many bytes as
-the direct file of the named sum, and choose their own hyperparameters by errors relative to each weight's norm (by plain
-squared errors, some layers of the VGG get no rank at all). BatchNorm and biases are float16 throughout; sizes are whole
-files. The iterate is chosen on 5,000 validation images; the test error is measured once a run. One seed.
+the direct file of the named sum, and choose their own hyperparameters by errors relative to each weight's norm (plain
+squared errors leave some layers of the VGG no rank at all). BatchNorm and biases are float16 throughout; sizes are of
+whole files. The iterate is chosen on 5,000 validation images; the test error is measured once a run. One seed.
 
     python -m benchmarks.additive                      # or some jobs, such as "resnet20: Q + P 3 %"
 

@@ -105,7 +105,7 @@ def _loss(row: Row, validation_images: int) -> float:
     if "test_error" in row:
         wrong = validation_images * row["validation_error"] + 10_000 * row["test_error"]
         return wrong / (validation_images + 10_000)
-    return 1 - row.get("agreement", row.get("cosine"))
+    return 1 - (row["agreement"] if "agreement" in row else row["cosine"])
 
 
 def loss_levels(original: Row) -> list[tuple[str, float]]:

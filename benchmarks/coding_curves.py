@@ -20,6 +20,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _ours(each: Network, judge: Judge) -> Iterator[Row]:
         for step in steps:
             setting = {"balance": balance, "step": step}
             key = key_of(each.name, judge.original, code, setting, RECIPE)
-            found = judge.memory.once(key, lambda setting=setting: _our_file(tensors, biases, judge, **setting))
+            found = judge.memory.once(key, partial(_our_file, tensors, biases, judge, **setting))
             yield {"codec": "ours", "setting": setting, **found}
 
 
@@ -109,7 +110,7 @@ def biases_of(model: nn.Module) -> dict[str, str]:
         weight, bias = (getattr(module, key, None) for key in ("weight", "bias"))
         if isinstance(weight, Tensor) and weight.ndim > 1:
             last = f"{name}.weight"
-        if bias is not None and last and (weight.ndim > 1 or isinstance(module, nn.BatchNorm2d)):
+        if weight is not None and bias is not None and last and (weight.ndim > 1 or isinstance(module, nn.BatchNorm2d)):
             found[f"{name}.bias"] = last
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ def rows(name: str, weights: Mapping[str, Tensor]) -> Iterator[Row]:
     for step in STEPS if count <= 2_000_000 else LARGE_STEPS:
         facts = (name, digest(chosen), step)
         levels = {n: rounded(w, step) for n, w in chosen.items()}
-        size = memory.once(key_of(*facts, code), lambda levels=levels: _size(levels))
-        others = memory.once(key_of(*facts, peer), lambda levels=levels: _others(levels))
+        size = memory.once(key_of(*facts, code), partial(_size, levels))
+        others = memory.once(key_of(*facts, peer), partial(_others, levels))
         bits = 8 * size / count
         yield {"network": name, "step": step, "entries": count, "bits_per_weight": bits, "bytes": size, **others}
 

@@ -42,8 +42,8 @@ def main() -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """A row a rate."""
-    keys = ("encode_mweights_per_second", "decode_mweights_per_second", "encode_ratio", "encode_ratio_untuned")
-    keys = (*keys, "decode_ratio", "two_threads")
+    keys = [f"{way}_mweights_per_second" for way in ("encode", "decode")]
+    keys += ["encode_ratio", "encode_ratio_untuned", "decode_ratio", "two_threads"]
     out = Table("bits/weight", title="Laplace integers, one thread; ratios to NNCodec", box=None)
     for key in keys:
         out.add_column(key.replace("_mweights_per_second", " Mweights/s").replace("_", " "), justify="right")

@@ -61,7 +61,7 @@ def files(
     """For every setting, as it is ready: the length of its file and the float32 tensors that it decodes to."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "tensors.npz")
-        np.savez(source, **tensors)
+        np.savez(source, **tensors)  # type: ignore[arg-type]
         asked = json.dumps([asdict(setting) for setting in settings])
         command = [_needed(), "-I", str(WORKER), "files", str(source), asked]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
@@ -84,7 +84,7 @@ def integers(levels: Mapping[str, np.ndarray], repeats: int) -> dict[str, float]
     """Its coder alone on given integers, dependent quantisation off: bytes and least process seconds, in sum."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "levels.npz")
-        np.savez(path, **{str(i): x for i, x in enumerate(levels.values())})
+        np.savez(path, **{str(i): x for i, x in enumerate(levels.values())})  # type: ignore[arg-type]
         command = [_needed(), "-I", str(WORKER), "integers", str(path), str(repeats)]
         rows = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout).values()
     return {key: sum(row[key] for row in rows) for key in ("bytes", "encode", "encode_untuned", "decode")}

@@ -39,7 +39,8 @@ def filled(page: str) -> str:
             block = getattr(importlib.import_module(f"benchmarks.{name}"), function)(read_result(name)["figures"])
             block = f"```\n{block.rstrip()}\n```\n" if function == "table" else f"{block}\n"
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        text = pattern.sub(lambda found, block=block: f"{found[1]}{block}{found[2]}", text)
+        if found := pattern.search(text):
+            text = f"{text[: found.start()]}{found[1]}{block}{found[2]}{text[found.end() :]}"
     return text
 
 

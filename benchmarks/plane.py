@@ -102,7 +102,7 @@ def picture(named: Mapping[str, Points], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
     for i, (name, points) in enumerate(named.items()):
-        style = {"color": "black", "ls": ":"} if name.startswith("limit") else {"color": f"C{i % 10}"}
+        style: dict[str, Any] = {"color": "black", "ls": ":"} if name.startswith("limit") else {"color": f"C{i % 10}"}
         if "without data" in name:
             points = _hull(points)
             style["ls"] = "--"
@@ -133,9 +133,10 @@ def _hull(points: Points) -> Points:
 def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     limits = limit()
-    figures = {"limit": limits, "curves": curves(limits)}
+    found = curves(limits)
+    figures = {"limit": limits, "curves": found}
     print(table(figures))
-    picture(figures["curves"], PICTURE)
+    picture(found, PICTURE)
     print(f"wrote {write_result('plane', figures, seed=0).name} and docs/figures/{PICTURE.name}")
 
 

@@ -24,6 +24,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,10 @@ def row(name: str, way: str, budget: int) -> dict[str, Any]:
         "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "before_bytes": 1024 * before,
     }
+
+
+def rows_of(name: str, way: str, budget: int) -> list[dict[str, Any]]:
+    return [row(name, way, budget)]
 
 
 def _training(name: str) -> dict[str, Any]:
@@ -284,9 +289,9 @@ def main() -> None:
         for budget in arguments.budgets or BUDGETS[name]:
             for way in arguments.ways:
                 if way in WAYS and not (way == "LC" and name in LEVELS):
-                    _kept(folder / f"{name}-{budget}-{way}.json", lambda n=name, w=way, b=budget: [row(n, w, b)])
+                    _kept(folder / f"{name}-{budget}-{way}.json", partial(rows_of, name, way, budget))
         if "NNCodec" in arguments.ways and name in LEVELS:
-            _kept(folder / f"{name}-NNCodec.json", lambda n=name: nncodec_rows(n))
+            _kept(folder / f"{name}-NNCodec.json", partial(nncodec_rows, name))
     rows = [each for path in sorted(folder.glob("*.json")) for each in json.loads(path.read_text())]
     print(table(rows))
     if arguments.gather:

@@ -166,7 +166,9 @@ def minilm() -> Network:
 
     sentences = batches(sorted(_sentences("pang_lee_polarity.cor", "lee.cor", count=SENTENCES), key=len))
     lists = {name: _word_pairs(file) for name, file in WORD_LISTS.items()}
-    words = sorted({word for pairs in lists.values() for pair in pairs for word in pair[:2]}, key=len)
+    words = sorted(
+        {word for pairs in lists.values() for first, second, _ in pairs for word in (first, second)}, key=len
+    )
     place = {word: i for i, word in enumerate(words)}
     word_batches = batches(words)
     original = _outputs(model, sentences)
@@ -177,7 +179,7 @@ def minilm() -> Network:
         vectors = _outputs(other, word_batches)
         measures = {"cosine": float((_outputs(other, sentences) * original).sum(1).double().mean())}
         for name, pairs in lists.items():
-            left, right = (vectors[[place[pair[i]] for pair in pairs]] for i in (0, 1))
+            left, right = (vectors[[place[word] for word in side]] for side in list(zip(*pairs, strict=True))[:2])
             people = [pair[2] for pair in pairs]
             measures[name] = float(spearmanr((left * right).sum(1).numpy(), people).statistic)
         return measures

@@ -25,7 +25,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.table import Table
@@ -39,7 +39,7 @@ from summands.zoo.data import load
 from summands.zoo.train import RECIPES, error, fit, reference
 
 RULES = ("surp-paper", "surp-authors", "lamp", "erk", "uniform", "global")
-CODED = {"coded surp-paper": "paper", "coded surp-authors": "authors"}
+CODED: dict[str, Literal["paper", "authors"]] = {"coded surp-paper": "paper", "coded surp-authors": "authors"}
 WAYS = (*RULES, *CODED)
 ONE_SHOT = (0.2, 0.36, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 FRAGILE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

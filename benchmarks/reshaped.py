@@ -27,6 +27,7 @@ from torch import Tensor
 import summands as sm
 from benchmarks.record import RESULTS, piece, write_result
 from summands.compressions.spectral import Spectrum
+from summands.forms import Form, LowRank
 from summands.report.tables import render
 from summands.views import Reshape, View, every_view
 from summands.zoo.cache import cache_dir
@@ -157,9 +158,13 @@ def learn(rule: str, budget: str) -> dict[str, Any]:
         "validation_error": result.error,
         "test_error": error(compressed, data.test.images, data.test.labels),
         "reference_test_error": trained.test_error,
-        "ranks": {n: [[str(p.view), p.rank] for p in f.parts() if hasattr(p, "rank")] for n, f in result.forms.items()},
+        "ranks": {name: _ranks(form) for name, form in result.forms.items()},
         "verdict": result.verdict.name,
     }
+
+
+def _ranks(form: Form) -> list[list[Any]]:
+    return [[str(part.view), part.rank] for part in form.parts() if isinstance(part, LowRank)]
 
 
 def table(figures: dict[str, Any]) -> str:

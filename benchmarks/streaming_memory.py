@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def main() -> None:
         print(json.dumps(run(name, way, Path(place))))
         return
     names = sys.argv[1:] or NAMES
-    rows = [row for name in names for row in piece("streaming_memory", name, lambda n=name: rows_of(n))]
+    rows = [row for name in names for row in piece("streaming_memory", name, partial(rows_of, name))]
     print(table(rows))
     print(f"wrote {write_result('streaming_memory', rows, seeds=[0])}")
 

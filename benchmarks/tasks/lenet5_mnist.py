@@ -11,7 +11,7 @@ schedule = sm.Schedule(steps=8, mu0=2e-3, growth=1.6, epochs=1, finetune=3)
 
 
 def model():
-    return reference("lenet5-mnist").model.to(memory_format=torch.channels_last)  # trains faster
+    return reference("lenet5-mnist").model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # trains faster
 
 
 def train(model, penalty, step):
