@@ -1,11 +1,12 @@
 """summands: every weight of a trained network becomes a learned sum of compressed parts, in one small file."""
 
-from .api import compress, load, load_prefix, prune
+from .api import compress, prune
 from .compressions import *  # noqa: F403 - the package list is the one list of compressions
 from .compressions import __all__ as _compressions
 from .errors import SummandsError
 from .fold import fold_batch_norms
 from .lc import SGD, PostTraining, Pruning, Schedule, Step
+from .loading import load, load_prefix
 from .plan import Plan
 from .records import Verdict
 from .result import Result

@@ -1,18 +1,15 @@
-"""`compress`, `prune` and `load`: the library's door. cli.py is the other door to the same functions."""
+"""`compress` and `prune`: the library's door, with `load` beside it. cli.py is the other door to the same functions."""
 
 from __future__ import annotations
 
 import copy
-import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from . import container
 from .errors import ArgumentError, BudgetError, must
 from .forms import Dense, Form, relative_error
 from .lc import (
@@ -31,15 +28,14 @@ from .lc import (
     smallest_within,
 )
 from .lc.passes import c_step, c_step_within
-from .network import load_into, state_tensors
+from .network import state_tensors
 from .plan import Matched, Plan
+from .recipe import recipe_of, versions
 from .records import StepRecord, Verdict
 from .result import Result
 from .runs import recorded_runs
 from .selection import Budget, Limit, flops_limit, is_free, priced_by_flops
 from .sensitivity import Importance, by_weight
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def compress(
@@ -118,7 +114,7 @@ def compress(
             if given:
                 raise ArgumentError(must("model", f"a module for this `{name}`", "tensors"))
         limit = _limit(wanted, matched, reference)
-        return _direct(reference, matched, limit, weighting, _recipe(plan, limit, None, 0, importance=importance))
+        return _direct(reference, matched, limit, weighting, recipe_of(plan, limit, None, 0, importance=importance))
     _check(model, train, inputs, schedule, checkpoint)
     _check_calibration(calibration, posttraining, train, importance, wanted)
     if wanted is not None and wanted.flops is not None:
@@ -140,12 +136,12 @@ def compress(
             report=report,
         )
         network, history, layers, verdict = trainer.run()
-        recipe = {**_recipe(plan, limit, None, seed), "posttraining": options.to_dict(), "seed": seed}
+        recipe = {**recipe_of(plan, limit, None, seed), "posttraining": options.to_dict(), "seed": seed}
         result = _result(network, matched, reference, history, verdict, limit, recipe)
         return replace(result, layers=tuple(layers))
     schedule = schedule or Schedule()
     drop = None if wanted is None else wanted.max_drop
-    recipe = _recipe(plan, limit, schedule if train else None, seed, drop, importance)
+    recipe = recipe_of(plan, limit, schedule if train else None, seed, drop, importance)
 
     def loop(price: float | None, within: Limit | None) -> Loop:
         own = copy.deepcopy(model)
@@ -228,7 +224,7 @@ def prune(
     _check(model, train, inputs, None, None)
     reference = state_tensors(model)
     recipes = [
-        {**_recipe(own, None, pruning.schedule(k), seed), "levels": pruning.levels[: k + 1]}
+        {**recipe_of(own, None, pruning.schedule(k), seed), "levels": pruning.levels[: k + 1]}
         for k, own in enumerate(plans)
     ]
     checkpoints: list[Checkpoint | None] = [None] * len(plans)
@@ -253,49 +249,6 @@ def prune(
         _result(network, match, reference, history, verdict, None, recipe)
         for match, recipe, (network, history, verdict) in zip(matched, recipes, runs, strict=True)
     ]
-
-
-@overload
-def load(path: str | Path, *, into: None = None, max_bytes: int | None = None) -> dict[str, Tensor]: ...
-
-
-@overload
-def load(path: str | Path, *, into: Model, max_bytes: int | None = None) -> Model: ...
-
-
-def load(
-    path: str | Path, *, into: nn.Module | None = None, max_bytes: int | None = None
-) -> nn.Module | dict[str, Tensor]:
-    """The dense weights of a file, by name; or the model `into` with these weights in it.
-
-    Args:
-        into: a model of the same tensors and shapes; its weights are replaced.
-        max_bytes: refuse a file that declares more decoded bytes than this.
-
-    Raises:
-        FileError: the file cannot be read, is damaged, or declares too much. MismatchError: it does not fit `into`.
-    """
-    return _put(container.read(path, max_bytes=max_bytes).forms, into)
-
-
-def load_prefix(
-    path: str | Path, *, layers: int | None = None, into: Model | None = None, max_bytes: int | None = None
-) -> Model | dict[str, Tensor]:
-    """The coarser network in the first part of a file that was saved with `layers`; the rest may be missing.
-
-    Args:
-        path: a file, or as much of it as has arrived.
-        layers: how many layers to take; by default all that are whole.
-        into, max_bytes: as for `load`.
-    """
-    return _put(container.read_prefix(path, layers=layers, max_bytes=max_bytes).forms, into)
-
-
-def _put(forms: Mapping[str, Form], into: Model | None) -> Model | dict[str, Tensor]:
-    if into is None:
-        return {name: form.dense() for name, form in forms.items()}
-    load_into(into, forms)
-    return into
 
 
 def _direct(
@@ -364,34 +317,8 @@ def _result(
         verdict=verdict,
         reference_bytes=_bytes(reference),
         relative_errors=errors,
-        metadata={**recipe, "verdict": verdict.name, "versions": _versions()},
+        metadata={**recipe, "verdict": verdict.name, "versions": versions()},
     )
-
-
-def _recipe(
-    plan: Plan,
-    limit: Limit | None,
-    schedule: Schedule | None,
-    seed: int,
-    drop: float | None = None,
-    importance: Importance | None = None,
-) -> dict[str, Any]:
-    recipe: dict[str, Any] = {"plan": plan.to_dict()}
-    if isinstance(importance, str):
-        recipe["importance"] = importance
-    elif importance is not None:
-        recipe["importance"] = {n: "by entry" if torch.as_tensor(h).ndim else float(h) for n, h in importance.items()}
-    if limit is not None:
-        recipe[f"budget_{limit.unit.lower()}"] = limit.most
-    if drop is not None:
-        recipe["budget_drop"] = drop
-    return recipe if schedule is None else {**recipe, "schedule": vars(schedule), "seed": seed}
-
-
-def _versions() -> dict[str, str]:
-    from . import __version__
-
-    return {"summands": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def _check_calibration(

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from . import __version__
 from .api import compress as compress_model
-from .api import load
 from .api import prune as prune_model
 from .atomic import check_place
 from .cli_files import Json, MaxBytes, SumsFile, inspect, verify
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
+from .loading import load
 from .plan import Plan, default_plan
 from .rates import laplace_fits, rate_table
 from .report.plots import plot_rates

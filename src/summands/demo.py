@@ -13,9 +13,10 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from .api import compress, load
+from .api import compress
 from .errors import FileError
 from .lc import SGD, Schedule
+from .loading import load
 from .plan import Plan
 from .report.plots import plot_run
 from .report.progress import StepProgress

@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import container
-from .api import _versions
 from .coding import shared_tensors
 from .errors import ArgumentError, FileError, must
 from .forms import Dense, Form, paper_bits, relative_error
@@ -20,6 +19,7 @@ from .lc import PostTraining, verdict_of
 from .lc.passes import c_step
 from .offloaded import Offloaded
 from .plan import LEAST_MATRIX, Plan, Task, default_plan
+from .recipe import versions
 from .records import LayerRecord, StepRecord, Verdict, WeightRecord
 from .report.tables import result_table
 from .shards import Shards
@@ -205,7 +205,7 @@ def _written(
 ) -> Streamed:
     """Writes form after form, with `facts`, the plan, the verdict and versions for metadata unless they are None."""
     if facts is not None:
-        facts = {"plan": plan.to_dict(), **facts, "verdict": made.verdict.name, "versions": _versions()}
+        facts = {"plan": plan.to_dict(), **facts, "verdict": made.verdict.name, "versions": versions()}
     records: list[WeightRecord] = []
     paper_bytes = 0.0
     ahead: dict[str, _Projected] = {}

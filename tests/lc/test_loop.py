@@ -14,7 +14,7 @@ import summands as sm
 from summands.compressions import Compression, Terms
 from summands.errors import ArgumentError, MismatchError, TrainingError
 from summands.forms import Dense, Form
-from summands.lc import Learner, Loop, Schedule, Step
+from summands.lc import Learner, Loop, Penalty, Schedule, Step
 from summands.plan import Task
 from summands.records import Verdict
 
@@ -163,7 +163,7 @@ def test_an_importance_is_a_mu_of_the_weight() -> None:
 
     seen = []
 
-    def train(model: nn.Module, penalty: sm.Penalty, step: sm.Step) -> None:
+    def train(model: nn.Module, penalty: Penalty, step: Step) -> None:
         (model[0].weight.sum() + model[4].weight.sum()).backward()
         model.zero_grad()
         penalty().backward()
