@@ -36,6 +36,7 @@ def run_jobs(
     *,
     default: Sequence[str] | None = None,
     others: Callable[[], list[Row]] = list,
+    picture: Callable[[list[Row]], None] | None = None,
 ) -> None:
     """The command line of such a benchmark.
 
@@ -44,6 +45,7 @@ def run_jobs(
         run: makes the row of a job; "seed" is in it.
         table: of the rows, for reading.
         others: rows of other results, put before these.
+        picture: draws the rows of the result that is written.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"of {len(jobs)}, such as {jobs[0]!r}; --list shows all")
@@ -65,6 +67,8 @@ def run_jobs(
     print("\n" + table(rows))
     if arguments.gather or not arguments.jobs:
         print(f"\nwrote {write_result(benchmark, rows, seeds=sorted({row['seed'] for row in rows}))}")
+        if picture is not None:
+            picture(rows)
 
 
 def _result(benchmark: str) -> list[Row]:

@@ -3,29 +3,24 @@
 EfficientNet-Lite0 is calibrated on crops of photos, mixed and with changed colours, and judged on crops of other
 photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. One plan for
 all: integer grids for every weight, `Grid("auto")`, at one price for a bit (MiniLM's embedding: a step for each token).
-Beside it, at equal bytes: grids without data, and second moments without correlations (diagonal scaling). NNCodec is
-run on the same networks if it is installed.
+Beside it, at equal bytes: grids without data, second moments without correlations (diagonal scaling), and what others
+do. NNCodec's files of the same networks are those of `coding`.
 
 The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training.
 
-    python -m benchmarks.posttraining            # or the names of some networks, and --ways, --budgets
+    python -m benchmarks.posttraining            # or some jobs, such as "minilm calibrated 9400000"
 
-Rows are kept in the cache folder as they come, and not measured again; --gather writes the result file.
+Files are kept in the cache folder, and not made again; --gather writes the result of those there are.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
-import json
-import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,16 +29,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import summands as sm
-from benchmarks import coding_curves, nncodec, posttraining_baselines
+from benchmarks import posttraining_baselines
 from benchmarks.hull import bytes_at
+from benchmarks.jobs import run_jobs
 from benchmarks.pretrained import Network, _crops, network
-from benchmarks.record import RESULTS, write_result
+from benchmarks.record import RESULTS, read_result
 from summands.container import measure
 from summands.fold import fold_batch_norms
 from summands.forms import Form
 from summands.network import load_into
 from summands.report.tables import render
-from summands.zoo.cache import cache_dir
 
 PHOTOS = (
     ("flower", "motorcycle", "camera", "grass", "retina", "coins", "page"),
@@ -55,11 +50,11 @@ BY_TOKEN = sm.Plan({"*word_embeddings.weight": "ScaledGrid('auto', per='row')", 
 """A step for each token's row, by its frequency."""
 BUDGETS = {
     "efficientnet-lite0": (1_640_000, 2_260_000, 2_850_000),
-    "minilm": (6_800_000, 9_500_000),
+    "minilm": (6_400_000, 9_400_000),
     "lenet5-mnist": (20_000, 40_000),
     "resnet20-fashion-mnist": (60_000, 90_000),
 }
-"""Bytes; for the first two 0.7 of NNCodec's at the levels of LEVELS, as data.md has them."""
+"""Bytes; for the first two about 0.7 of NNCodec's at the levels of LEVELS."""
 LEVELS = {"efficientnet-lite0": (0.83, 0.95, 0.98), "minilm": (0.94, 0.99)}
 OPTIONS = {
     "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4),
@@ -71,6 +66,13 @@ WAYS = ("RTN", "GPTQ", "sequential", "direct", "diagonal", "calibrated", "tuned"
 """What others do (posttraining_baselines); then without data; second moments without correlations; with them; tuned
 afterwards; LC with training and labels."""
 NNCODEC = ("NNCodec", "NNCodec opt_qp")
+JOBS = [
+    f"{name} {way} {budget}"
+    for name, budgets in BUDGETS.items()
+    for budget in budgets
+    for way in WAYS
+    if not (way == "LC" and name in LEVELS)
+]
 LC = sm.Schedule(steps=10, mu0=1e-3, growth=1.6, epochs=1, finetune=5)
 
 
@@ -92,9 +94,10 @@ def options(each: Network, way: str) -> sm.PostTraining:
     return replace(chosen, tune=5) if way == "tuned" else chosen
 
 
-def row(name: str, way: str, budget: int) -> dict[str, Any]:
+def run(job: str) -> dict[str, Any]:
     """One file: its bytes, what it costs to make, and what is left of the network."""
-    each = network(name)
+    name, way, text = job.split()
+    each, budget = network(name), int(text)
     arguments: dict[str, Any] = {}
     # A file for evaluation alone: BatchNorm's scales belong into the weights. Training needs them.
     model = each.model if way == "LC" else fold_batch_norms(each.model, each.calibration_batches(2)[0])
@@ -120,6 +123,7 @@ def row(name: str, way: str, budget: int) -> dict[str, Any]:
     return {
         "network": name,
         "way": way,
+        "seed": 0,
         "budget": budget,
         "file_bytes": size,
         "bits_per_weight": 8 * size / weights,
@@ -132,10 +136,6 @@ def row(name: str, way: str, budget: int) -> dict[str, Any]:
         "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "before_bytes": 1024 * before,
     }
-
-
-def rows_of(name: str, way: str, budget: int) -> list[dict[str, Any]]:
-    return [row(name, way, budget)]
 
 
 def _training(name: str) -> dict[str, Any]:
@@ -225,29 +225,26 @@ def against_nncodec(rows: list[dict[str, Any]]) -> str:
     return "\n".join(["bytes at equal measure, and as a share of NNCodec's, by default and with opt_qp:", *lines])
 
 
-def nncodec_rows(name: str) -> list[dict[str, Any]]:
-    """NNCodec's files of the same network, as the coding benchmark measures and keeps them; none where it is not
-    installed. "opt_qp" lets it choose a quantisation parameter for each tensor.
-    """
-    if reason := nncodec.reason():
-        print(f"NNCodec: {reason}")
-    weights = sum(p.numel() for p in network(name).model.parameters())
+def of_nncodec() -> list[dict[str, Any]]:
+    """NNCodec's files of the pretrained networks; "opt_qp" lets it choose a quantisation parameter for each tensor."""
+    rows = read_result("coding")["figures"]["curves"]
+    weights = {row["network"]: row["bytes"] / 4 for row in rows if row["codec"] == "original"}
     return [
         {
-            "network": name,
+            "network": row["network"],
             "way": "NNCodec opt_qp" if row["setting"]["opt_qp"] else "NNCodec",
-            "qp": row["setting"]["qp"],
+            "seed": 0,
             "budget": row["bytes"],
             "file_bytes": row["bytes"],
-            "bits_per_weight": 8 * row["bytes"] / weights,
+            "bits_per_weight": 8 * row["bytes"] / weights[row["network"]],
             **{measure: row[measure] for measure in MEASURES if measure in row},
         }
-        for row in coding_curves.rows(name, ("nncodec",))
-        if row["codec"] == "nncodec"
+        for row in rows
+        if row["codec"] == "nncodec" and row["network"] in LEVELS
     ]
 
 
-def picture(rows: list[dict[str, Any]], path: Path) -> None:
+def picture(rows: list[dict[str, Any]]) -> None:
     """What is missing against file bytes, a drawing for each network."""
     import matplotlib
 
@@ -270,40 +267,9 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         label = {"kl": "KL, nats", "cosine": "1 - cosine", "test_error": "test error, %"}[measure]
         axes.set(title=name, xlabel="bytes of the file", ylabel=label, xscale="log", yscale="log")
     figure.legend(list(handles.values()), list(handles), loc="outside right upper", frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(RESULTS.parent.parent / "docs" / "posttraining.svg", metadata={"Date": None})
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=list(BUDGETS))
-    parser.add_argument("--ways", nargs="+", default=[*WAYS, "NNCodec"])
-    parser.add_argument("--budgets", nargs="+", type=int)
-    parser.add_argument("--gather", action="store_true", help="measure nothing; write the result of what is done")
-    arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.set_flush_denormal(True)
-    folder = cache_dir() / "benchmarks" / "posttraining"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in [] if arguments.gather else arguments.networks:
-        for budget in arguments.budgets or BUDGETS[name]:
-            for way in arguments.ways:
-                if way in WAYS and not (way == "LC" and name in LEVELS):
-                    _kept(folder / f"{name}-{budget}-{way}.json", partial(rows_of, name, way, budget))
-        if "NNCodec" in arguments.ways and name in LEVELS:
-            _kept(folder / f"{name}-NNCodec.json", partial(nncodec_rows, name))
-    rows = [each for path in sorted(folder.glob("*.json")) for each in json.loads(path.read_text())]
-    print(table(rows))
-    if arguments.gather:
-        print(f"wrote {write_result('posttraining', rows, seeds=[0])}")
-        picture(rows, RESULTS.parent.parent / "docs" / "posttraining.svg")
-
-
-def _kept(path: Path, measure: Callable[[], list[dict[str, Any]]]) -> None:
-    if not path.is_file() and (rows := measure()):
-        print(*rows, sep="\n", flush=True)
-        path.write_text(json.dumps(rows, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    run_jobs("posttraining", __doc__, JOBS, run, table, others=of_nncodec, picture=picture)
