@@ -1,10 +1,10 @@
 """How small is a trained network without its training pipeline? Whole files, from some of its inputs alone.
 
 EfficientNet-Lite0 is calibrated on crops of photos, mixed and with changed colours, and judged on crops of other
-photos; MiniLM on sentences of news and Wikipedia and on single words, and judged on other sentences and by
-word similarity. One plan for all: integer grids for every weight, `Grid("auto")`, at one price for a bit (MiniLM's
-embedding: a step for each token). Beside it, at equal bytes: grids without data, second moments without correlations
-(diagonal scaling), and what others do. NNCodec's files of the same networks are those of `coding`.
+photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. One plan for
+all: integer grids for every weight, `Grid("auto")`, at one price for a bit (MiniLM's embedding: a step for each token).
+Beside it, at equal bytes: grids without data, second moments without correlations (diagonal scaling), and what others
+do. NNCodec's files of the same networks are those of `coding`.
 
 The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training.
 

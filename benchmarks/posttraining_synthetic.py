@@ -31,12 +31,14 @@ from summands.compressions import Grid, LowRank, Prune, Quantize, ScaledGrid
 from summands.compressions.metric import Metric
 from summands.compressions.sweep import Sweep
 from summands.forms import Grid as GridForm
-from summands.lc import Moments, fit_layer
+from summands.lc import Moments, Schedule, fit_layer
 from summands.report.tables import render
 
 SEEDS = (0, 1, 2, 3, 4)
 ROWS, COLUMNS, RANK, KEEP, DAMPING = 128, 192, 8, 0.02, 0.01
 SPECTRA = ("k^-1.2, six channels x 8", "white", "white, six channels x 8", "k^-0.5")
+LONG = Schedule(steps=150, mu0=3e-3, growth=1e4 ** (1 / 149), finetune=40, tolerance=0.0)
+"""Longer than the default, which ends 2 to 5 % higher; the rivals get the same seconds."""
 GRID_ERRORS = (0.03, 0.003, 0.0003)
 
 
@@ -138,7 +140,7 @@ def sums(spectrum: str, bits: int, seed: int) -> dict[str, Any]:
     weight, moments = layer(spectrum, seed)
     compression = LowRank(RANK) + Prune(keep=KEEP) + Quantize(2**bits)
     began = time.process_time()
-    ours = fit_layer(weight, moments, compression, damping=DAMPING).relative_error
+    ours = fit_layer(weight, moments, compression, damping=DAMPING, schedule=LONG).relative_error
     seconds = time.process_time() - began
     truth = moments.metric(DAMPING)
     full = truth.gram[0]

@@ -11,15 +11,11 @@ Calibration inputs and evaluation inputs share no photo, no document and no imag
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import html
 import importlib.util
 import io
-import itertools
-import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -190,9 +186,9 @@ def minilm() -> Network:
 
     def calibration(count: int) -> list[Tensor]:
         # Either half by length: what fills up a sentence reaches no output, but layers count it among their inputs.
-        news, articles = _sentences("lee_background.cor", count=count // 2), _wikipedia(count // 2)
-        halves = [news[: count // 4] + articles[: count // 4], news[count // 4 :] + articles[count // 4 :]]
-        return [batch for half in halves for batch in batches(half, by_length=True)]
+        found = _sentences("lee_background.cor", count=count)
+        half = len(found) // 64 * 32
+        return [*batches(found[:half], by_length=True), *batches(found[half:], by_length=True)]
 
     return Network("minilm", model, evaluate, calibration, "cosine")
 
@@ -243,27 +239,6 @@ def _sentences(*files: str, count: int) -> list[str]:
         pieces = text.replace("__label__neg", "\n").replace("__label__pos", "\n").replace(". ", ".\n").splitlines()
         found += [piece.strip() for piece in pieces if len(piece.split()) >= 8]
     return found[:count]
-
-
-def _wikipedia(count: int) -> list[str]:
-    """Sentences of eight to sixty words from the articles that come with gensim, from all in turn in either half."""
-    from gensim.corpora.wikicorpus import filter_wiki
-
-    file = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-    with bz2.open(folder_of("gensim") / "test" / "test_data" / file, "rt", encoding="utf-8") as stream:
-        sources = [html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", stream.read(), re.DOTALL)]
-    articles = []
-    for source in sources:
-        lines = [line for line in filter_wiki(source).splitlines() if line[:1].isalpha()]
-        pieces = [piece.strip() for line in lines for piece in re.split(r"(?<=[.!?]) ", line)]
-        articles.append([piece for piece in pieces if piece.endswith(".") and 8 <= len(piece.split()) <= 60])
-    halves = articles[: len(articles) // 2], articles[len(articles) // 2 :]
-    return [each for half in halves for each in _in_turn(half, count // 2)]
-
-
-def _in_turn(lists: Sequence[Sequence[str]], count: int) -> list[str]:
-    rounds = itertools.chain.from_iterable(itertools.zip_longest(*lists))
-    return list(itertools.islice((each for each in rounds if each is not None), count))
 
 
 def _word_pairs(file: str) -> list[tuple[str, str, float]]:
