@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from summands import cli, load
+from summands import cli, container, load
 
 PLAN = """
 weights:
@@ -301,6 +301,16 @@ def test_a_task_file_is_compressed_by_learning_and_evaluated(tmp_path: Path, run
     assert json.loads(out)["error"] == pytest.approx(answer["error"], abs=1e-6)
     task.write_text(TASK.replace("EPOCHS", "2").replace("16", "17"))
     assert_refused(run("evaluate", out_file, task), "0.weight")
+
+
+def test_an_importance_of_a_task_file_is_taken(tmp_path: Path, run) -> None:
+    task, out_file = tmp_path / "task.py", tmp_path / "t.sums"
+    text = TASK.replace("EPOCHS", "1")
+    task.write_text(text + "importance = {'0.weight': 4.0}\n")
+    code, _, _ = run("compress", task, "-o", out_file, "--steps", 1, "--metadata")
+    assert code == 0 and container.read(out_file).metadata["importance"] == {"0.weight": 4.0}
+    task.write_text(text + "importance = 'relatively'\n")
+    assert_refused(run("compress", task, "-o", out_file, "--steps", 1), "'relative'")
 
 
 @pytest.mark.parametrize(

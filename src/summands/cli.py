@@ -149,7 +149,9 @@ def compress(
     if task is not None and task.train is None and task.calibration is not None:
         result = _calibrate(task, chosen, budget, seed, quiet)
     elif task is None or task.train is None:
-        known: dict[str, Any] = {"evaluate": task.evaluate, "inputs": task.inputs} if task else {}
+        known: dict[str, Any] = {}
+        if task is not None:
+            known = {"evaluate": task.evaluate, "inputs": task.inputs, "importance": task.importance}
         result = compress_model(tensors, chosen, budget=budget, **known)
     else:
         schedule = replace(task.schedule or Schedule(), **given)
@@ -215,6 +217,7 @@ def _learn(
             train=task.train,
             evaluate=task.evaluate,
             inputs=task.inputs,
+            importance=task.importance,
             schedule=schedule,
             seed=seed,
             checkpoint=checkpoint,

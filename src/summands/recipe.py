@@ -23,15 +23,20 @@ def recipe_of(
 ) -> dict[str, Any]:
     """Of a run: what a checkpoint must agree with to be resumed, and a file keeps."""
     recipe: dict[str, Any] = {"plan": plan.to_dict()}
-    if isinstance(importance, str):
-        recipe["importance"] = importance
-    elif importance is not None:
-        recipe["importance"] = {n: "by entry" if torch.as_tensor(h).ndim else float(h) for n, h in importance.items()}
+    if importance is not None:
+        recipe["importance"] = named(importance)
     if limit is not None:
         recipe[f"budget_{limit.unit.lower()}"] = limit.most
     if drop is not None:
         recipe["budget_drop"] = drop
     return recipe if schedule is None else {**recipe, "schedule": vars(schedule), "seed": seed}
+
+
+def named(importance: Importance) -> str | dict[str, float | str]:
+    """An importance as plain values."""
+    if isinstance(importance, str):
+        return importance
+    return {name: "by entry" if torch.as_tensor(h).ndim else float(h) for name, h in importance.items()}
 
 
 def versions() -> dict[str, str]:

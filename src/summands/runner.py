@@ -33,6 +33,7 @@ from .journal import Journal
 from .lc import Schedule
 from .network import state_tensors
 from .plan import Plan
+from .recipe import named
 from .records import RunRecord, SearchRecord, StepRecord
 from .result import Result
 from .selection.search import Patience, Trial
@@ -230,6 +231,7 @@ def _compress(task: TaskFile, trial: Trial, checkpoint: Path, report: Callable[[
         budget=trial.limit,
         evaluate=task.evaluate,
         inputs=task.inputs,
+        importance=task.importance,
         seed=trial.options["seed"],
         report=report,
         **learning,
@@ -238,7 +240,8 @@ def _compress(task: TaskFile, trial: Trial, checkpoint: Path, report: Callable[[
 
 def options_of(task: TaskFile, schedule: Schedule, seed: int) -> dict[str, Any]:
     """What decides the outcome of a run besides its plan and its limit, as plain values."""
-    return {"schedule": asdict(schedule) if task.train is not None else None, "seed": seed}
+    options = {"schedule": asdict(schedule) if task.train is not None else None, "seed": seed}
+    return options if task.importance is None else {**options, "importance": named(task.importance)}
 
 
 def _total(options: Mapping[str, Any]) -> int:

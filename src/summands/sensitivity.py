@@ -137,4 +137,4 @@ def _relative(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean squared norm of the weights over each one's own; a weight of zeros is left out."""
     squares = {name: float(w.to(torch.float64).square().sum()) for name, w in weights.items()}
     mean = sum(squares.values()) / max(len(squares), 1)
-    return {name: torch.tensor(mean / square) for name, square in squares.items() if square > 0}
+    return {name: torch.tensor(mean / square, dtype=torch.float64) for name, square in squares.items() if square > 0}

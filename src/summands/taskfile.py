@@ -7,6 +7,7 @@ calibration = [...]                   batches of the model's input without label
 posttraining = sm.PostTraining(...)   how they are used
 inputs = [...]                        batches of the model's input, for BatchNorm statistics
 plan = sm.Plan({...})                 unless --plan is given
+importance = "relative"               or by weight: how much its errors count, see `compress`
 schedule = sm.Schedule(...)           unless options are given
 def plan_at(sparsity): ...            the plan for a share of zeros, for `summands prune`
 pruning = sm.Pruning(...)             its levels, unless options are given
@@ -27,6 +28,7 @@ from torch import nn
 from .errors import ArgumentError, FileError, MismatchError, must
 from .lc import PostTraining, Pruning, Schedule
 from .plan import Plan
+from .sensitivity import Importance
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class TaskFile:
     posttraining: PostTraining | None = None
     inputs: Iterable[Any] = ()
     plan: Plan | None = None
+    importance: Importance | None = None
     schedule: Schedule | None = None
     plan_at: Callable[[float], Plan] | None = None
     pruning: Pruning | None = None
