@@ -42,6 +42,8 @@ format: $(VENV)/test
 bench-coding bench-coding_speed bench-posttraining bench-pretrained bench-pruning bench-ratedistortion: $(VENV)/bench  # networks and peers of packages of their own
 bench-coding: bench-coding_speed
 bench-coding_speed: override ARGS = $(SPEED_ARGS)  # ARGS are those of bench-coding
+bench-posttraining: bench-posttraining_synthetic
+bench-posttraining_synthetic: override ARGS =
 bench-%: $(VENV)/test  ## measure: results in benchmarks/results/, `make bench-lenet`, bench-csteps, bench-coding, bench-surp
 	$(BIN)/python -m benchmarks.references
 	$(BIN)/python -m benchmarks.$* $(ARGS)
