@@ -1,10 +1,15 @@
-"""Two profiles for Hypothesis: 100 cases by default, 1,000 in `make test-thorough`; slow tests run there alone."""
+"""One thread a process; two profiles for Hypothesis: 100 cases by default, 1,000 in `make test-thorough`; slow tests run
+there alone.
+"""
 
 import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+# As `make test` sets it; before torch is imported. Two processes of two threads each wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile("default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
