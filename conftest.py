@@ -1,5 +1,5 @@
-"""One thread a process; two profiles for Hypothesis: 100 cases by default, 1,000 in `make test-thorough`; slow tests run
-there alone.
+"""One thread a process. Two profiles for Hypothesis: 100 cases by default, 1,000 in `make test-thorough`, where slow
+tests run as well.
 """
 
 import os
