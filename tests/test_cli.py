@@ -311,6 +311,9 @@ def test_an_importance_of_a_task_file_is_taken(tmp_path: Path, run) -> None:
     assert code == 0 and container.read(out_file).metadata["importance"] == {"0.weight": 4.0}
     task.write_text(text + "importance = 'relatively'\n")
     assert_refused(run("compress", task, "-o", out_file, "--steps", 1), "'relative'")
+    calibrated = text.replace("train = ", "_ = ") + "calibration, importance = [inputs_], 'relative'\n"
+    task.write_text(calibrated)
+    assert_refused(run("compress", task, "-o", out_file), "importance", "calibration")
 
 
 @pytest.mark.parametrize(

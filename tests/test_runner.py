@@ -24,7 +24,6 @@ from summands.records import RunRecord
 from summands.runner import describe, options_of, run_search, run_trial
 from summands.selection.search import Patience, Trial, trials
 from summands.taskfile import load_task
-from summands.zoo.train import flushed_denormals
 
 TASK = """
 import time
@@ -119,15 +118,14 @@ def test_a_search_that_is_killed_goes_on_and_repeats_nothing_finished(tmp_path: 
 
     # The bytes are those of a compression that nobody disturbed.
     task = load_task(path)
-    with flushed_denormals():  # as in the process of a run
-        whole = sm.compress(
-            task.network(),
-            Plan.from_dict(second.plan),
-            budget=second.limit,
-            train=runpy.run_path(str(path))["sgd"],
-            evaluate=task.evaluate,
-            schedule=task.schedule,
-        )
+    whole = sm.compress(
+        task.network(),
+        Plan.from_dict(second.plan),
+        budget=second.limit,
+        train=runpy.run_path(str(path))["sgd"],
+        evaluate=task.evaluate,
+        schedule=task.schedule,
+    )
     loaded = sm.load(runs / second.id / "model.sums")
     assert all(form.dense().equal(loaded[name]) for name, form in whole.forms.items())
 

@@ -149,9 +149,7 @@ def compress(
     if task is not None and task.train is None and task.calibration is not None:
         result = _calibrate(task, chosen, budget, seed, quiet)
     elif task is None or task.train is None:
-        known: dict[str, Any] = {}
-        if task is not None:
-            known = {"evaluate": task.evaluate, "inputs": task.inputs, "importance": task.importance}
+        known: dict[str, Any] = {n: getattr(task, n) for n in ("evaluate", "inputs", "importance")} if task else {}
         result = compress_model(tensors, chosen, budget=budget, **known)
     else:
         schedule = replace(task.schedule or Schedule(), **given)
@@ -183,8 +181,7 @@ def _stream(
 ) -> Streamed:
     if task is None or network is None:
         return compress_file(source, output, plan, metadata=metadata)
-    layers = sum(len(rule.weights) for rule in plan.match(network).tasks)
-    with StepProgress(layers, quiet) as progress:
+    with StepProgress(sum(len(rule.weights) for rule in plan.match(network).tasks), quiet) as progress:
         return compress_file(
             source,
             output,
@@ -230,14 +227,14 @@ def _learn(
 
 def _calibrate(task: TaskFile, plan: Plan, budget: str | None, seed: int, quiet: bool) -> Result:
     network = task.network()
-    layers = sum(len(rule.weights) for rule in plan.match(network).tasks)
-    with StepProgress(layers, quiet) as progress:
+    with StepProgress(sum(len(rule.weights) for rule in plan.match(network).tasks), quiet) as progress:
         return compress_model(
             network,
             plan,
             budget=budget,
             calibration=task.calibration,
             posttraining=task.posttraining,
+            importance=task.importance,  # refused there
             evaluate=task.evaluate,
             seed=seed,
             report=progress,
