@@ -7,7 +7,8 @@ are better than the best single view, at equal storage and at equal FLOPs ("216 
 
 The paper's networks on Fashion-MNIST, since CIFAR-10 and ImageNet are in no package (docs/sources.md has
 their configurations). Learned by LC from the trained reference, all ways with equal epochs, batches, augmentation and
-learning rates; convolutions in bfloat16 while training, measured in float32. "Matched" ways may take as many bytes as
+learning rates; convolutions in bfloat16 while training where the processor has AVX-512 (elsewhere that is ten times
+slower; each row names its precision), measured in float32. "Matched" ways may take as many bytes as
 the direct file of the named sum, and choose their own hyperparameters by errors relative to each weight's norm (plain
 squared errors leave some layers of the VGG no rank at all). BatchNorm and biases are float16 throughout; sizes are of
 whole files. The iterate is chosen on 5,000 validation images; the test error is measured once a run. One seed.
@@ -49,6 +50,7 @@ _VIEW = 'LowRank("auto", view="auto", dtype="float16")'
 CHOSEN = {**COMBINATIONS, "1 view": _VIEW, "2 views": f"{_VIEW} + {_VIEW}", "3 views": f"{_VIEW} + {_VIEW} + {_VIEW}"}
 SCHEDULE = sm.Schedule(steps=8, mu0=1e-2, growth=1.7, finetune=2)
 LR, DECAY = 0.05, 0.78
+BFLOAT16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Augmented:
 
 
 def training(recipe: Recipe, split: Split) -> Train:
-    """SGD on the recipe's augmented images; convolutions in bfloat16, weights and the penalty in float32."""
+    """SGD on the recipe's augmented images; weights and the penalty in float32 whatever the convolutions are in."""
     sgd = sm.SGD(
         Augmented(split, recipe),
         lr=LR,
@@ -114,7 +116,7 @@ def training(recipe: Recipe, split: Split) -> Train:
 
     def train(model: torch.nn.Module, penalty: Any, step: sm.Step) -> float:
         # Without its cache, which would keep the bfloat16 copies of weights that an optimiser has changed.
-        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=BFLOAT16, cache_enabled=False):
             return sgd(model, penalty, step)
 
     return train
@@ -163,6 +165,7 @@ def run(job: str) -> dict[str, Any]:
         "ratio": result.ratio,
         "paper_ratio": result.paper_ratio,
         "epochs": sum(row.phase != "direct" for row in result.history),
+        "convolutions": "bfloat16" if BFLOAT16 else "float32",
         "verdict": result.verdict.name,
         "learn_seconds": sum(row.learn_seconds for row in result.history),
         "compress_seconds": sum(row.compress_seconds for row in result.history),
@@ -188,6 +191,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         "LC-accounting",
         "epochs",
         "C steps / all",
+        "convolutions",
     ):
         out.add_column(heading, justify="right")
     out.add_row(
@@ -205,6 +209,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['paper_ratio']:.1f}x",
             str(row["epochs"]),
             f"{100 * row['compress_seconds'] / seconds:.0f} %",
+            row["convolutions"],
         )
     return render(out)
 
