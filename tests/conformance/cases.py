@@ -110,6 +110,8 @@ CASES = [
     Case(Grid("auto"), price=0.01, shrinks=True),
     Case(ScaledGrid(0.5), multiples(0.5), ndim=2, largest=5e5),
     Case(ScaledGrid("auto", per="row", dtype="float16"), ndim=1, price=0.01, largest=2e5, shrinks=True),
+    Case(ScaledGrid(0.5, trellis=True), ndim=2, largest=5e5, shrinks=True),
+    Case(ScaledGrid("auto", per="row", trellis=True), ndim=1, price=0.01, shrinks=True),
     Case(Grid(0.5, trellis=True), path(0.5), largest=5e5),
     Case(Grid("auto", trellis=True, dtype="float16"), price=0.01, largest=6e10, shrinks=True),
     Case(Grid(bits_per_weight=4.0), shrinks=True),

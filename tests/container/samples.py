@@ -33,15 +33,25 @@ def grid(shape, seed=0, *, spread=3.0, dtype=torch.float32, step=None, axis=None
     return Grid(shape=shape, dtype=dtype, levels=drawn, step=step, axis=axis)
 
 
-def trellis(shape, seed=0, *, spread=3.0, dtype=torch.float32, node=0, levels=torch.int32):
+def trellis(shape, seed=0, *, spread=3.0, dtype=torch.float32, node=0, levels=torch.int32, axis=None, down=False):
     random = torch.Generator().manual_seed(seed)
     shape = torch.Size(shape)
-    drawn, at = [], node
-    for place in (torch.randn(shape, generator=random) * spread).round().long().reshape(-1).tolist():
+    places = (torch.randn(shape, generator=random) * spread).round().long()
+    if shape.numel():
+        paths = places.reshape(shape[0], -1).T if down else places.reshape(1, -1)
+        drawn = torch.tensor([_path(run, node) for run in paths.tolist()])
+        places = drawn.T if down else drawn
+    found = places.reshape(shape).to(levels)
+    step = torch.rand(() if axis is None else (shape[axis],), generator=random) + 0.01
+    return Trellis(shape=shape, dtype=dtype, levels=found, step=step, node=node, axis=axis, down=down)
+
+
+def _path(places, at):
+    drawn = []
+    for place in places:
         drawn.append(2 * place - at % 2 * ((place > 0) - (place < 0)))
         at = int(PATH[2 * at + abs(place) % 2])
-    found = torch.tensor(drawn, dtype=levels).reshape(shape)
-    return Trellis(shape=shape, dtype=dtype, levels=found, step=torch.rand((), generator=random) + 0.01, node=node)
+    return drawn
 
 
 def sparse(shape, seed=0, *, keep=0.1, dtype=torch.float32, stored=torch.float16):
@@ -144,6 +154,11 @@ def every_kind() -> dict[str, Form]:
         "grid.step.too": grid((70,), 3, step=step, levels=torch.int64, spread=1e6),
         "trellis": trellis((30, 20), spread=100),
         "trellis.block": trellis((5, 2), spread=0.5, node=3, levels=torch.int64),
+        "trellis.rows": trellis((7, 9), 1, axis=0),
+        "trellis.down": trellis((12, 5), 2, spread=9, axis=1, down=True),
+        "trellis.down.kernel": trellis((6, 4, 3, 3), 3, down=True, levels=torch.int16),
+        "trellis.down.rare": trellis((40, 60), 4, spread=0.2, down=True),
+        "trellis.down.row": trellis((1, 60), 5, down=True),
         "sparse": sparse((9, 9)),
         "sparse.none": sparse((9, 9), keep=0),
         "sparse.all": sparse((4, 4), keep=1, stored=torch.float32),
@@ -205,11 +220,13 @@ def _terms(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Form:
         lambda: dense(shape, seed, dtype=dtype, stored=stored),
         lambda: codebook(shape, seed, count=1 + seed % 9, dtype=dtype, axis=axis, stored=stored),
         lambda: grid(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, axis=axis),
-        lambda: trellis(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, node=seed % 8),
+        lambda: trellis(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, node=seed % 8, axis=axis),
         lambda: sparse(shape, seed, keep=seed / 1000, dtype=dtype, stored=stored),
         lambda: embedded(shape, seed, planes=1 + seed % 7, dtype=dtype),
         lambda: successive(shape, seed=seed, count=seed, dtype=dtype)[0],
     ]
+    if len(shape) >= 2:
+        makers.append(lambda: trellis(shape, seed, spread=10.0 ** (seed % 4), dtype=dtype, axis=axis, down=True))
     if shape and len(shape) <= 4:
         makers.append(lambda: low_rank(shape, seed, rank=seed % 6, dtype=dtype, stored=stored))
     return draw(st.sampled_from(makers))()

@@ -8,6 +8,7 @@ changed bytes need a new version, and the files of the old one stay (test_golden
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -90,6 +91,16 @@ def _trellis(shape: tuple[int, ...], seed: int, node: int = 0) -> Trellis:
     return Trellis(shape=found.shape, dtype=torch.float32, levels=found, step=torch.tensor(0.03125), node=start)
 
 
+def _with_steps(form: Trellis, axis: int) -> Trellis:
+    return replace(form, step=2.0 ** -torch.arange(1.0, form.shape[axis] + 1), axis=axis)
+
+
+def _down(rows: int, columns: int, seed: int) -> Trellis:
+    paths = [_trellis((rows,), seed + j) for j in range(columns)]
+    levels = torch.stack([path.levels for path in paths], 1)
+    return replace(paths[0], shape=levels.shape, levels=levels, down=True)
+
+
 def _dense(values: torch.Tensor, dtype: torch.dtype = torch.float32) -> Dense:
     return Dense(shape=values.shape, dtype=dtype, values=values)
 
@@ -138,6 +149,8 @@ def trellis() -> dict[str, Form]:
     return {
         "path": _trellis((20, 16), 6),
         "block": _trellis((9,), 7, node=5),
+        "rows": _with_steps(_trellis((6, 10), 14), axis=0),
+        "down": _with_steps(_down(6, 10, 20), axis=1),
         "sum": _sum(_trellis((16, 12), 8), _sparse((16, 12), 9, 30)),
     }
 

@@ -4,9 +4,10 @@ from .bytes_io import ByteReader, ByteWriter
 from .codec import Encoded, decode_section, encode_section, estimated_bits
 from .layout import Layout, layout_of, read_layout, shared_tensors
 from .pricing import price_levels
-from .trellis import node_after
+from .trellis import NODES, node_after
 
 __all__ = [
+    "NODES",
     "ByteReader",
     "ByteWriter",
     "Encoded",

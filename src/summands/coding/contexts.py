@@ -60,7 +60,7 @@ def code_levels(mode, state, data, model, x, columns, side, binary, path, node, 
 
     With blocks, BLOCK zeros in a row cost one decision. `side`, if not empty, has a number below SIDES for each entry
     that both ends know. Binary symbols are 0 or 1, and end with the first decision. With a `path` (trellis.py), entries
-    follow it from `node` on; False when they do not.
+    follow it from `node` on, or where that is negative from 0 on in every row; False when they do not.
     """
     arguments = (state, data, model, x, columns, side, binary, path, node, choice)
     # A constant mode makes a copy of the loop without the other modes' code.
@@ -86,7 +86,8 @@ def _levels(mode, on_path, state, data, model, x, columns, side, binary, path, n
     left = np.int64(0)
     unit = UNIT - 1 if on_path else UNIT
     modelled = _MODELLED - 1 if on_path else _MODELLED
-    node = np.int64(node)
+    restarts = node < 0
+    node = max(np.int64(node), np.int64(0))
     odd = np.int64(0)
     j = 0
     start = 0
@@ -129,7 +130,9 @@ def _levels(mode, on_path, state, data, model, x, columns, side, binary, path, n
                         above[np.uint64(j)] = 0
                         j = j + 1 if j + 1 < columns else 0
                 if on_path:
-                    for _ in range(start, end):
+                    if restarts and j < end - start:  # the last j entries are those of another row
+                        node = np.int64(0)
+                    for _ in range(j if restarts and j < end - start else end - start):
                         node = np.int64(path[np.uint64(2 * node)])
                 quick = quick >> 5
                 steady -= steady >> 1
@@ -220,6 +223,8 @@ def _levels(mode, on_path, state, data, model, x, columns, side, binary, path, n
             steady += (scaled - steady) >> 5
             means[np.uint64(j)] += (scaled - means[np.uint64(j)]) >> drift
             j = j + 1 if j + 1 < columns else 0
+            if on_path and restarts and j == 0:
+                node = np.int64(0)
         start = end
     state[0], state[1], state[2] = low, width, np.uint64(position)
     return True

@@ -52,9 +52,10 @@ class Digits(Levels):
 
 @dataclass(frozen=True)
 class PathLevels(Levels):
-    """Levels that follow the path of a trellis from a node on, in memory order (trellis.py)."""
+    """Levels that follow the path of a trellis from a node on, in memory order; or down the first axis (trellis.py)."""
 
     node: int
+    down: bool
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,16 @@ def _grid_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
 
 
 def _trellis_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
-    (node,) = numbers
-    if node >= NODES:
-        raise ValueError(must("a trellis's node", f"below {NODES}", node))
-    return Field("step", (), FLOATS), Field("levels", shape, PathLevels(node))
+    axis, rest = divmod(numbers[0], 2 * NODES)
+    down, node = divmod(rest, NODES)
+    if down and (node or len(shape) < 2):
+        raise ValueError(must("a path down the first axis", "from node 0, of a matrix at least", (shape, node)))
+    return Field("step", _groups(shape, axis), FLOATS), Field("levels", shape, PathLevels(node, bool(down)))
+
+
+def _trellis_plain(numbers: Numbers) -> dict[str, Any]:
+    axis, rest = divmod(numbers[0], 2 * NODES)
+    return {**_plain_axis(axis), "down": rest >= NODES, "node": rest % NODES}
 
 
 def _sparse_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
@@ -306,7 +313,14 @@ KINDS: tuple[Kind, ...] = (
         lambda numbers: {"total": numbers[0], "seed": numbers[1]},
     ),
     Kind(9, forms.Embedded, 1, lambda form: (form.planes,), _embedded_fields),
-    Kind(10, forms.Trellis, 1, lambda form: (form.node,), _trellis_fields, lambda numbers: {"node": numbers[0]}),
+    Kind(
+        10,
+        forms.Trellis,
+        1,
+        lambda form: (form.node + NODES * form.down + 2 * NODES * _axis(form),),
+        _trellis_fields,
+        _trellis_plain,
+    ),
 )
 
 

@@ -28,7 +28,7 @@ from .digits import DIGIT_CONTEXTS, code_digits
 from .kinds import Codes, Digits, Field, Levels, PathLevels, Picks, Positions
 from .picks import PICK_CONTEXTS, code_picks
 from .range_coder import DECODE, MEASURE, Coder, new_model
-from .trellis import NO_PATH, PATH
+from .trellis import NO_PATH, PATH, RESTARTS
 
 _SMALL = 16  # tensors of fewer entries take the default choices
 _LARGEST = 1 << 30  # levels from here on are coded as bytes
@@ -123,7 +123,7 @@ class Section:
         elif isinstance(symbols, Digits) and side is not None:
             self._digits(tensor, side)
         elif isinstance(symbols, PathLevels):
-            self._path_levels(tensor, symbols.node)
+            self._path_levels(tensor, symbols)
         elif isinstance(symbols, Levels) or tensor.dtype in _INTEGERS:
             self._integers(tensor)
         elif tensor.dtype in _FLOATS:
@@ -200,18 +200,21 @@ class Section:
         if self.coder.mode == DECODE:
             _put_levels(tensor, array)
 
-    def _path_levels(self, tensor: Tensor, node: int) -> None:
-        """The path is that of the entries in memory order, so there is but one scan."""
+    def _path_levels(self, tensor: Tensor, symbols: PathLevels) -> None:
+        """The path has the order of its entries, so there is but one scan: the first, or that down the first axis."""
         array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
+        if symbols.down:
+            array = np.ascontiguousarray(array.transpose(order_of(array.ndim, 1))).reshape(-1, array.shape[0])
         choice = Choice()
         if self.coder.mode != DECODE:
             if int(tensor.abs().max()) >= _LARGEST:
                 raise ValueError(must("levels on a path", f"below {_LARGEST}", int(tensor.abs().max())))
             # What a sample of places in the quantisers likes, the whole does.
             choice = self._choose(_Stream("path", _run_levels, _PATH_TRIALS, 0), halved(array), None)
-        self._code_with(_Stream("path", _path_runner(node), _PATH_TRIALS, 96), array, None, choice)
+        start = RESTARTS if symbols.down else symbols.node
+        self._code_with(_Stream("path", _path_runner(start), _PATH_TRIALS, 96), array, None, choice)
         if self.coder.mode == DECODE:
-            _put_levels(tensor, array)
+            _put_levels(tensor, array.T if symbols.down else array)
 
     def _floats(self, tensor: Tensor, side: Tensor | None) -> None:
         exponent, mantissa = _FLOATS[tensor.dtype]

@@ -16,6 +16,8 @@ NODES = 8
 PATH = np.array([0, 2, 7, 5, 1, 3, 6, 4, 2, 0, 5, 7, 3, 1, 4, 6], dtype=np.int8)
 """The node after node n and an entry of parity p stands at 2 n + p."""
 NO_PATH = np.zeros(0, dtype=np.int8)
+RESTARTS = -1
+"""In place of the first node: node 0, and again at the beginning of every row of the scan."""
 
 
 def node_after(levels: np.ndarray, node: int) -> int:

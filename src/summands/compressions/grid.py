@@ -25,10 +25,10 @@ Forms = Mapping[str, Form]
 
 _MOST = 2**20
 _SAMPLE = 2**15
-_COMPARED = 2**18
-"""Priced levels of more entries are not compared with plain rounding: they save far more than a start costs."""
 _USUAL_SHARE = 0.55
 """What a trellis makes of the step, about: it has twice as many levels for nearly the same error."""
+_COMPARED = 2**18
+"""Priced levels of more entries are not compared with plain rounding: they save far more than a start costs."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..forms import Codebook, Form, Grid, LowRank, Sparse
+from ..forms import Codebook, Form, Grid, LowRank, Sparse, Trellis
 from .compression import Compression
 from .grid import Grid as GridPart
 from .metric import Metric
@@ -62,7 +62,7 @@ def nothing(part: Compression, weight: Tensor) -> Form | None:
 
     From it one refit is the solution: no projection and no loop need come before.
     """
-    if isinstance(part, GridPart) and not part.trellis:
+    if isinstance(part, GridPart):
         axis = None
     elif isinstance(part, ScaledGrid) and weight.ndim > AXES[part.per]:
         axis = AXES[part.per]
@@ -72,7 +72,8 @@ def nothing(part: Compression, weight: Tensor) -> Form | None:
     step = torch.full(() if axis is None else (weight.shape[axis],), value, dtype=torch.float64, device=weight.device)
     levels = torch.zeros(weight.shape, dtype=torch.int32, device=weight.device)
     stored = rounded(step, part.dtype, weight.dtype)
-    return Grid(shape=weight.shape, dtype=weight.dtype, levels=levels, step=stored, axis=axis)
+    kind = Trellis if part.trellis else Grid
+    return kind(shape=weight.shape, dtype=weight.dtype, levels=levels, step=stored, axis=axis)
 
 
 def _same(problem: Problem, form: Form) -> Form:
@@ -206,8 +207,10 @@ def _assigned(problem: Problem, form: Codebook) -> Codebook:
     return replace(form, codes=settle(problem.rest, metric, codes, values, ones, nothing).reshape(form.shape))
 
 
-def _grid(problem: Problem, form: Grid) -> Form:
+def _grid(problem: Problem, form: Grid | Trellis) -> Form:
     """Levels by the sweep at the natural steps, or at those given, then settled; a free single step by least squares.
+
+    On a path they are not settled entry by entry, which would leave it.
 
     Where the bits are given and not the price, at the least price that keeps to them.
     """
@@ -228,10 +231,10 @@ def _grid(problem: Problem, form: Grid) -> Form:
     return best
 
 
-def _swept(problem: Problem, form: Grid, price: float) -> Grid:
-    part, metric = problem.part, problem.metric
+def _swept(problem: Problem, form: Grid | Trellis, price: float) -> Grid | Trellis:
+    part, metric, on_path = problem.part, problem.metric, isinstance(form, Trellis)
     free = price > 0 and getattr(part, "step", 0.0) in ("auto", None) and part.per != "task"
-    sweep = Sweep(problem.rest, metric, price)
+    sweep = Sweep(problem.rest, metric, price, on_path=on_path)
     step = form.step
     if free:
         natural = sweep.natural_steps(form.shape, "weight" if form.axis is None else list(AXES)[form.axis])
@@ -240,9 +243,11 @@ def _swept(problem: Problem, form: Grid, price: float) -> Grid:
     wide = step.to(torch.float64).reshape([-1] + [1] * (len(form.shape) - 1 - (form.axis or 0)))
     steps = wide.expand(form.shape).reshape(sweep.target.shape)
     levels = sweep.levels(steps, getattr(part, "dead_zone", 0.5))
-    if not metric.is_diagonal:
+    if not metric.is_diagonal and not on_path:
         levels = _settled(problem, levels, steps, price)
     swept = replace(form, levels=levels.reshape(form.shape), step=step)
+    if isinstance(swept, Trellis):
+        swept = replace(swept, node=0, down=not metric.is_diagonal)
     return _scaled(problem, swept) if free and form.axis is None else swept  # type: ignore[return-value]
 
 
@@ -276,6 +281,7 @@ def _scaled(problem: Problem, form: Form) -> Form:
 _STEPS: dict[type[Form], Callable[..., Form]] = {
     Codebook: _codebook,
     Grid: _grid,
+    Trellis: _grid,
     LowRank: _low_rank,
     Sparse: _sparse,
 }

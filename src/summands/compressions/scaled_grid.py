@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, must
-from ..forms import Form, Grid
+from ..forms import Form, Grid, Trellis
 from .compression import Compression, Terms
 from .scope import AXES, check_scope
 from .stored import check_stored, rounded, stored_dtype
@@ -32,6 +32,7 @@ class ScaledGrid(Compression):
         step: s > 0 for all slices; or "auto", sqrt(6 price / (c ln 2)), c the slice's mean importance, which is optimal
             at high rates, rounded to three bits after the leading one. It needs a price.
         per: "row" or "channel".
+        trellis: levels on a path through a trellis of eight nodes (see `Grid`); the step is that of all places on it.
         dtype: in which the steps are stored, see `Keep`.
 
     >>> import torch
@@ -45,9 +46,12 @@ class ScaledGrid(Compression):
     step: float | str
     _: KW_ONLY
     per: str = "channel"
+    trellis: bool = False
     dtype: str | None = None
 
     def __post_init__(self) -> None:
+        if type(self.trellis) is not bool:
+            raise ArgumentError(must("ScaledGrid(trellis=...)", "True or False", self.trellis))
         if self.step != "auto" and not (isinstance(self.step, int | float) and 0 < self.step < math.inf):
             raise ArgumentError(must("ScaledGrid(step)", "a finite number above 0, or 'auto'", self.step))
         check_scope("ScaledGrid", self.per)
@@ -61,7 +65,8 @@ class ScaledGrid(Compression):
             raise ArgumentError(must(f"ScaledGrid(per={self.per!r})", f"used where axis {axis} exists", weight.ndim))
         price, free = terms.price or 0.0, self.step == "auto"
         host = terms.host if terms.host is not None else weight.cpu()
-        sweep = Sweep.plain(host, None if terms.importance is None else terms.importance.cpu(), price)
+        importance = None if terms.importance is None else terms.importance.cpu()
+        sweep = Sweep.plain(host, importance, price, on_path=self.trellis)
         if not free:
             steps = torch.full((weight.shape[axis],), float(self.step), dtype=torch.float64)
             step = rounded(steps, self.dtype, weight.dtype)
@@ -71,12 +76,13 @@ class ScaledGrid(Compression):
             remedy = "set a budget, or a number for step"
             raise ArgumentError(must('the price of ScaledGrid("auto")', "above 0", terms.price, remedy))
         wide = step.to(torch.float64).reshape([-1] + [1] * (weight.ndim - 1 - axis)).expand(weight.shape)
-        if bool((host.to(torch.float64).abs() > 2.0**20 * wide).any()):
+        wide = wide.reshape(sweep.target.shape)
+        if bool((sweep.target.abs() > 2.0**20 * wide).any()):
             allowed = f"at least 2^-20 of the largest entry, in {step.dtype}"
             raise ArgumentError(must("ScaledGrid(step)", allowed, self.step))
-        levels = sweep.levels(wide.reshape(sweep.target.shape)).reshape(weight.shape).to(weight.device)
+        levels = sweep.levels(wide).reshape(weight.shape).to(weight.device)
         step = step.to(weight.device) if free else torch.full_like(step, float(step[0]), device=weight.device)
-        form = Grid(shape=weight.shape, dtype=weight.dtype, levels=levels, step=step, axis=axis)
+        form = self._kind(shape=weight.shape, dtype=weight.dtype, levels=levels, step=step, axis=axis)
         last = terms.previous
         if last is None or not self.is_feasible({"": last}, {"": weight}):
             return form
@@ -85,8 +91,12 @@ class ScaledGrid(Compression):
             key=lambda f: self.objective(weight, f, price=terms.price, importance=terms.importance),
         )
 
+    @property
+    def _kind(self) -> type[Grid] | type[Trellis]:
+        return Trellis if self.trellis else Grid
+
     def _is_feasible(self, form: Form) -> bool:
-        if not isinstance(form, Grid) or form.axis != AXES[self.per]:
+        if not isinstance(form, self._kind) or form.axis != AXES[self.per]:
             return False
         if form.step.dtype != stored_dtype(self.dtype, form.dtype) or not bool((form.step > 0).all()):
             return False

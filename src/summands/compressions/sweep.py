@@ -17,11 +17,9 @@ from torch import Tensor
 
 from .metric import Metric
 from .scope import slices
+from .sweep_path import CLASSES, MOST, STEP, SYMBOLS, PathCounts, bits_of, class_of
 
-_CLASSES = 40  # of mean magnitudes: two an octave, from 2^-10
-_SYMBOLS = 18  # magnitudes 0 to 16, and all larger ones
 _PRIOR = 32.0  # what the first guess of a class counts
-_MOST = 1 << 14  # counts are halved here, so that the estimates follow the weight
 _COLUMNS = 48  # between two products that pass the errors on
 _RUN = 1 << 21  # entries that are copied at a time where no errors are passed on
 _NONE = np.zeros((0, 0, 0))
@@ -34,7 +32,11 @@ class Sweep:
     W H H'^-1, H' = H + ridge, ridge = price gamma / 2, and the decisions pay for the rest. Columns come in the order of
     falling H_jj, which evens out what an error in each of them costs. Rounding runs in host memory.
 
-    Cost: O(n^3 + m n^2) multiply-adds a group, and 0.1 us an entry.
+    Cost: O(n^3 + m n^2) multiply-adds a group, and 0.1 us an entry, 0.3 us on a path.
+
+    Args:
+        on_path: levels on paths of a trellis: down every column of all groups; of a diagonal metric, and of `plain`,
+            in memory order.
 
     Attributes:
         target: groups x m x n, in the order of the weight's memory.
@@ -42,8 +44,8 @@ class Sweep:
             column j costs when the columns after it make good what they can.
     """
 
-    def __init__(self, rows: Tensor, metric: Metric, price: float = 0.0) -> None:
-        self.price, self.ridge = price, _ridge(rows, price)
+    def __init__(self, rows: Tensor, metric: Metric, price: float = 0.0, *, on_path: bool = False) -> None:
+        self.price, self.ridge, self.on_path = price, _ridge(rows, price), on_path
         self._order: Tensor | None = None
         self._feedback: np.ndarray | None = None
         if metric.is_diagonal:
@@ -52,7 +54,10 @@ class Sweep:
             self._stand_alone(tokens, metric.gram[:, None].expand(-1, rows.shape[1]))
             return
         self.target = metric.solve(metric.times(rows), self.ridge) if self.ridge else rows
-        order = metric.gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+        diagonal = metric.gram.diagonal(dim1=1, dim2=2)
+        if on_path:  # a column's path runs through all groups
+            diagonal = diagonal.mean(0, keepdim=True).expand_as(diagonal)
+        order = diagonal.argsort(dim=1, descending=True, stable=True)
         gram = metric.gram.take_along_dim(order[:, :, None], 1).take_along_dim(order[:, None, :], 2)
         eye = torch.eye(rows.shape[2], dtype=rows.dtype, device=rows.device)
         factor = torch.linalg.cholesky((gram + self.ridge * eye).flip(1, 2)).flip(1, 2)
@@ -62,11 +67,12 @@ class Sweep:
         self._order, self._feedback = order, (inverse * diagonal[:, :, None]).cpu().numpy()
 
     @classmethod
-    def plain(cls, weight: Tensor, importance: Tensor | None, price: float) -> Self:
+    def plain(cls, weight: Tensor, importance: Tensor | None, price: float, *, on_path: bool = False) -> Self:
         """For the squared error of every entry alone, times its importance."""
         rows = weight.to(torch.float64).reshape(len(weight) if weight.ndim else 1, 1, -1)
         sweep = cls.__new__(cls)
-        sweep.price, sweep.ridge, sweep._order, sweep._feedback = price, _ridge(rows, price), None, None
+        sweep.price, sweep.ridge, sweep.on_path = price, _ridge(rows, price), on_path
+        sweep._order = sweep._feedback = None
         factors = torch.ones_like(rows) if importance is None else importance.to(torch.float64).reshape(rows.shape)
         sweep._stand_alone(rows, factors[:, 0])
         return sweep
@@ -79,11 +85,12 @@ class Sweep:
     def natural_steps(self, shape: torch.Size, per: str) -> Tensor:
         """sqrt(6 price / (c ln 2)), c the mean curvature of a slice: its optimal common step at high rates.
 
-        Between 2^-16 of the largest entry and four times that.
+        Between 2^-16 of the largest entry and four times that. On a path the share of it that all places have.
         """
         curvature = slices(self.curvature[:, None].expand(self.target.shape).reshape(shape), per).mean(1)
         least = (1e-12 * curvature.max()).clamp_min(torch.finfo(torch.float64).tiny)
-        steps = torch.sqrt(6 * self.price / math.log(2) / curvature.maximum(least))
+        share = STEP if self.on_path else 1.0
+        steps = share * torch.sqrt(6 * self.price / math.log(2) / curvature.maximum(least))
         # Levels stay below 2^16; a weight that is zero may have any step.
         peak = float(self.target.abs().max()) if self.target.numel() else 0.0
         return steps.clamp(peak * 2.0**-16, 4 * peak) if peak else torch.ones_like(steps)
@@ -93,31 +100,40 @@ class Sweep:
         groups, m, n = self.target.shape
         order, feedback = self._order, self._feedback
         steps, target, curvature = steps.expand(self.target.shape), self.target, self.curvature
-        counts, dead = _first_counts(), 2 * dead_zone - 1
+        dead = 2 * dead_zone - 1
         if order is None or feedback is None:
-            return self._one_by_one(steps, counts, dead)
+            return self._one_by_one(steps, dead)
         steps, target = (t.take_along_dim(order[:, None, :], 2) for t in (steps, target))
         curvature = curvature.take_along_dim(order, 1)
         work, widths, bends = (_array(t) for t in (target, steps, curvature))
         levels = np.empty((groups, m, n), np.int32)
-        errors, state = np.zeros((groups, m, min(_COLUMNS, n))), np.zeros((groups, m))
+        errors, state, counts = np.zeros((groups, m, min(_COLUMNS, n))), np.zeros((groups, m)), _first_counts()
+        paths = PathCounts(counts, groups * m)
         for start in range(0, n, _COLUMNS):
             stop = min(start + _COLUMNS, n)
             near = np.ascontiguousarray(feedback[:, start:stop, start:stop])
-            _sweep(work, widths, bends, near, self.price, self.ridge, dead, counts, state, start, errors, levels)
+            if self.on_path:
+                paths.sweep(work, widths, bends, near, self.price, self.ridge, dead, start, errors, levels)
+            else:
+                _sweep(work, widths, bends, near, self.price, self.ridge, dead, counts, state, start, errors, levels)
             if stop < n:
                 work[:, :, stop:] -= errors[:, :, : stop - start] @ feedback[:, start:stop, stop:]
         found = torch.from_numpy(levels).to(target.device)
         return torch.empty_like(found).scatter_(2, order[:, None, :].expand_as(found), found)
 
-    def _one_by_one(self, steps: Tensor, counts: np.ndarray, dead: float) -> Tensor:
+    def _one_by_one(self, steps: Tensor, dead: float) -> Tensor:
         """Where nothing is passed on: in runs of groups, which bound what is copied."""
         groups, m, n = self.target.shape
-        levels, last = np.empty((groups, m, n), np.int32), 0.0
+        levels, last, counts = np.empty((groups, m, n), np.int32), 0.0, _first_counts()
+        paths = PathCounts(counts, n)
         count = max(1, _RUN // max(m * n, 1))
         for first in range(0, groups, count):
             run = slice(first, first + count)
             work, widths, bends = (_array(t[run]) for t in (self.target, steps, self.curvature))
+            if self.on_path:
+                flat = work.reshape(-1), widths.reshape(-1), bends.repeat(m, axis=0).reshape(-1)
+                levels[run] = paths.decide(*flat, self.price, self.ridge, dead).reshape(work.shape)
+                continue
             state = np.zeros((len(work), m))
             if state.size:
                 state[0, 0] = last
@@ -139,26 +155,18 @@ def _ridge(rows: Tensor, price: float) -> float:
 
 def _first_counts() -> np.ndarray:
     """Counts of magnitudes for each class of the neighbours' mean magnitude: at first geometric with that mean."""
-    means = 2.0 ** ((np.arange(_CLASSES) - 20) / 2)
+    means = 2.0 ** ((np.arange(CLASSES) - 20) / 2)
     ratio = (means / (1 + means))[:, None]
-    shares = (1 - ratio) * ratio ** np.arange(_SYMBOLS)
-    shares[:, -1] = ratio[:, 0] ** (_SYMBOLS - 1)
+    shares = (1 - ratio) * ratio ** np.arange(SYMBOLS)
+    shares[:, -1] = ratio[:, 0] ** (SYMBOLS - 1)
     return _PRIOR * (shares + 1e-4)
-
-
-@njit(cache=True, nogil=True)
-def _bits(table, k, magnitude):
-    """Bits of a magnitude in class k: -log2 of its share, and an Exp-Golomb code beyond the last symbol."""
-    if magnitude < _SYMBOLS - 1:
-        return table[k, magnitude]
-    return table[k, _SYMBOLS - 1] + 2 * np.log2(magnitude - (_SYMBOLS - 2)) + 1
 
 
 @njit(cache=True, nogil=True)
 def _refresh(table, counts, k):
     """-log2 of the shares of class k, with a bit for the sign."""
     total = np.log2(counts[k].sum())
-    for a in range(_SYMBOLS):
+    for a in range(SYMBOLS):
         table[k, a] = total - np.log2(counts[k, a]) + (1.0 if a else 0.0)
 
 
@@ -171,9 +179,9 @@ def _sweep(target, steps, curvature, feedback, price, ridge, dead, counts, state
     """
     groups, m, n = target.shape
     count = min(feedback.shape[1], n - start) if feedback.shape[1] else n
-    table = np.empty((_CLASSES, _SYMBOLS))
-    fresh = np.zeros(_CLASSES, np.int64)
-    for k in range(_CLASSES):
+    table = np.empty((CLASSES, SYMBOLS))
+    fresh = np.zeros(CLASSES, np.int64)
+    for k in range(CLASSES):
         _refresh(table, counts, k)
     above = np.zeros(count)
     for g in range(groups):
@@ -184,7 +192,7 @@ def _sweep(target, steps, curvature, feedback, price, ridge, dead, counts, state
                 steady = state[g, i - 1] if i else state[g - 1, m - 1]
             for j in range(count):
                 w, s, d = row[j], steps[g, i, start + j], curvature[g, start + j]
-                k = min(max(np.int64(2 * np.log2((steady + above[j]) / 2 + 1e-9) + 20.5), 0), _CLASSES - 1)
+                k = class_of((steady + above[j]) / 2)
                 magnitude = np.int64(np.rint(abs(w) / s))
                 if price > 0 or dead > 0:
                     nearest, best = magnitude, np.inf
@@ -192,7 +200,7 @@ def _sweep(target, steps, curvature, feedback, price, ridge, dead, counts, state
                         if candidate < 0:
                             continue
                         value = s * candidate
-                        cost = d * (abs(w) - value) ** 2 + price * _bits(table, k, candidate) - ridge * value * value
+                        cost = d * (abs(w) - value) ** 2 + price * bits_of(table[k], candidate) - ridge * value * value
                         if candidate > 0:
                             cost += dead * d * s * s
                         if cost < best:
@@ -205,11 +213,11 @@ def _sweep(target, steps, curvature, feedback, price, ridge, dead, counts, state
                     passed = feedback[g, j]
                     for c in range(j + 1, count):
                         row[c] -= error * passed[c]
-                counts[k, min(magnitude, _SYMBOLS - 1)] += 1.0
+                counts[k, min(magnitude, SYMBOLS - 1)] += 1.0
                 fresh[k] += 1
                 if fresh[k] >= 16:
                     fresh[k] = 0
-                    if counts[k].sum() > _MOST:
+                    if counts[k].sum() > MOST:
                         counts[k] *= 0.5
                     _refresh(table, counts, k)
                 steady += (magnitude - steady) / 32

@@ -49,7 +49,10 @@ def stack_blocks(blocks: Sequence[Any]) -> Form:
             step = _by_axis([b.step for b in blocks], first.axis)
             return replace(first, shape=shape, step=step, levels=_cat([b.levels for b in blocks]))
         case Trellis():
-            step = _by_axis([b.step for b in blocks], None)
+            _check_equal([(b.axis, b.down) for b in blocks])
+            step = _by_axis([b.step for b in blocks], first.axis)
+            if first.down:
+                raise ValueError("row blocks of paths that run down all rows")
             if any(node_after(one.levels.numpy(), one.node) != other.node for one, other in pairwise(blocks)):
                 raise ValueError("row blocks that do not go on with each other's path")
             return replace(first, shape=shape, step=step, levels=_cat([b.levels for b in blocks]))
@@ -67,7 +70,10 @@ def stack_blocks(blocks: Sequence[Any]) -> Form:
 
 
 def _has_free_rows(form: Form) -> bool:
-    return all(isinstance(part, (Dense, Codebook, Grid, Sparse, Trellis)) for part in form.parts())
+    return all(
+        isinstance(part, (Dense, Codebook, Grid, Sparse)) or (isinstance(part, Trellis) and not part.down)
+        for part in form.parts()
+    )
 
 
 def _rows(form: Form, start: int, stop: int) -> Form:
@@ -83,7 +89,8 @@ def _rows(form: Form, start: int, stop: int) -> Form:
             return replace(form, shape=shape, step=step, levels=form.levels[start:stop])
         case Trellis():
             node = node_after(form.levels[:start].cpu().numpy(), form.node)
-            return replace(form, shape=shape, levels=form.levels[start:stop], node=node)
+            step = form.step[start:stop] if form.axis == 0 else form.step
+            return replace(form, shape=shape, step=step, levels=form.levels[start:stop], node=node)
         case Sparse():
             width = form.size // form.shape[0]
             bounds = torch.tensor([start * width, stop * width], device=form.indices.device)

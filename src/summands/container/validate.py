@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..coding import Layout
+from ..coding import NODES, Layout
 from ..forms.sum import wide_dtype
 from .header import Header
 from .layers import MOST
@@ -73,13 +73,18 @@ def _free(one: Layout, other: Layout) -> bool:
 
 
 def _same_values(one: Layout, other: Layout) -> bool:
-    by_row = one.numbers[-1] == 1
+    return one.numbers == other.numbers and _go_on(one, other, one.numbers[-1])
+
+
+def _same_steps(one: Layout, other: Layout) -> bool:
+    nodes = 2 * NODES
+    return one.numbers[0] // nodes == other.numbers[0] // nodes and _go_on(one, other, one.numbers[0] // nodes)
+
+
+def _go_on(one: Layout, other: Layout, axis: int) -> bool:
+    """By row, each block has values of its own; else they are one tensor."""
     values = one.stored[0].shared
-    return one.numbers == other.numbers and (by_row or (values is not None and values == other.stored[0].shared))
-
-
-def _same_step(one: Layout, other: Layout) -> bool:
-    return one.stored[0].shared is not None and one.stored[0].shared == other.stored[0].shared
+    return axis == 1 or (values is not None and values == other.stored[0].shared)
 
 
 _COMMON = {
@@ -87,9 +92,10 @@ _COMMON = {
     "Sparse": _free,
     "Codebook": _same_values,
     "Grid": _same_values,
-    "Trellis": _same_step,  # and each starts where the one before ends: `stack_blocks`
+    "Trellis": _same_steps,  # and each starts where the one before ends: `stack_blocks`
 }
-"""Whether two row blocks of a kind go together. The last number of a codebook or grid is its axis plus one."""
+"""Whether two row blocks of a kind go together. The last number of a codebook or grid is its axis plus one; in that of
+a trellis it counts by 16."""
 
 
 def _check_pieces(header: Header, shared: Sequence[Layout]) -> None:

@@ -32,19 +32,10 @@ class Grid(ElementwiseForm):
         return {"kept": int(self.levels.count_nonzero()), "levels": self.levels.unique().numel()}
 
     def dense(self) -> Tensor:
-        step = self.step if self.axis is None else self.step.reshape([-1] + [1] * (len(self.shape) - 1 - self.axis))
-        return (self.levels.to(torch.promote_types(step.dtype, torch.float32)) * step).to(self.dtype)
+        return in_steps(self.levels, self.step, self.axis).to(self.dtype)
 
     def validate(self) -> None:
-        if self.levels.shape != self.shape:
-            raise ValueError(f"levels have shape {tuple(self.levels.shape)}, the weight {tuple(self.shape)}")
-        if self.levels.is_floating_point():
-            raise ValueError(f"levels must be integers, got {self.levels.dtype}")
-        if self.axis is not None and not 0 <= self.axis < len(self.shape):
-            raise ValueError(f"axis {self.axis} is not one of the weight's {len(self.shape)}")
-        expected = () if self.axis is None else (self.shape[self.axis],)
-        if tuple(self.step.shape) != expected:
-            raise ValueError(f"step has shape {tuple(self.step.shape)}, expected {expected}")
+        check_levels(self.shape, self.levels, self.step, self.axis)
 
     def paper_bits(self, billed: set[int]) -> float:
         span = int(self.levels.max()) - int(self.levels.min()) + 1 if self.size else 1
@@ -68,3 +59,22 @@ class Grid(ElementwiseForm):
     def stack(cls, rows: Sequence[Self], shape: torch.Size, dtype: torch.dtype, axis: int) -> Self:
         levels = unstacked([row.levels for row in rows], shape, axis)
         return cls(shape=shape, dtype=dtype, levels=levels, step=torch.stack([r.step for r in rows]), axis=axis)
+
+
+def in_steps(levels: Tensor, step: Tensor, axis: int | None) -> Tensor:
+    """levels * step, at least in float32, with one step or one for each slice along `axis`."""
+    each = step if axis is None else step.reshape([-1] + [1] * (levels.ndim - 1 - axis))
+    return levels.to(torch.promote_types(step.dtype, torch.float32)) * each
+
+
+def check_levels(shape: torch.Size, levels: Tensor, step: Tensor, axis: int | None) -> None:
+    """ValueError where these are no levels and steps of such a weight."""
+    if levels.shape != shape:
+        raise ValueError(f"levels have shape {tuple(levels.shape)}, the weight {tuple(shape)}")
+    if levels.is_floating_point():
+        raise ValueError(f"levels must be integers, got {levels.dtype}")
+    if axis is not None and not 0 <= axis < len(shape):
+        raise ValueError(f"axis {axis} is not one of the weight's {len(shape)}")
+    expected = () if axis is None else (shape[axis],)
+    if tuple(step.shape) != expected:
+        raise ValueError(f"step has shape {tuple(step.shape)}, expected {expected}")

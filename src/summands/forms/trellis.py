@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from .form import Form, tensor_bits
+from .grid import check_levels, in_steps
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -17,27 +17,29 @@ class Trellis(Form):
     """`levels * step`, where each level has the parity that the ones before it leave open (coding/trellis.py).
 
     Attributes:
-        levels: an integer tensor of the weight's shape, in memory order on a path; the coder refuses any other.
-        step: one value, the greatest common divisor of all that an entry may be.
+        levels: an integer tensor of the weight's shape, on a path in memory order; the coder refuses any other.
+        step: one value, the greatest common divisor of all that an entry may be; with an axis, G values, G its size.
         node: where the path starts, in [0, 8): 0 unless the weight is a block of a larger one.
+        down: the path runs down the first axis, anew from node 0 for every place on the others: so it can be found
+            column after column, each heeding the errors of those before it, in any order.
     """
 
     continuous: ClassVar[tuple[str, ...]] = ("step",)
     levels: Tensor
     step: Tensor
     node: int = 0
+    axis: int | None = None
+    down: bool = False
 
     def dense(self) -> Tensor:
-        wide = torch.promote_types(self.step.dtype, torch.float32)
-        return (self.levels.to(wide) * self.step).to(self.dtype)
+        return in_steps(self.levels, self.step, self.axis).to(self.dtype)
 
     def validate(self) -> None:
-        if self.levels.shape != self.shape:
-            raise ValueError(f"levels have shape {tuple(self.levels.shape)}, the weight {tuple(self.shape)}")
-        if self.levels.is_floating_point() or not self.levels.dtype.is_signed:
+        check_levels(self.shape, self.levels, self.step, self.axis)
+        if not self.levels.dtype.is_signed:
             raise ValueError(f"levels must be signed integers, got {self.levels.dtype}")
-        if self.step.ndim:
-            raise ValueError(f"step has shape {tuple(self.step.shape)}, expected one value")
+        if self.down and (self.node or len(self.shape) < 2):
+            raise ValueError(f"a path down the first of {len(self.shape)} axes, from node {self.node}, not 0")
 
     def paper_bits(self, billed: set[int]) -> float:
         # Of a run of levels every second one is open to an entry.
