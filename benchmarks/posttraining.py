@@ -2,9 +2,9 @@
 
 EfficientNet-Lite0 is calibrated on crops of photos, mixed and with changed colours, and judged on crops of other
 photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. One plan for
-all: integer grids for every weight, `Grid("auto")`, at one price for a bit (MiniLM's embedding: a step for each token).
-Beside it, at equal bytes: grids without data, second moments without correlations (diagonal scaling), and what others
-do. NNCodec's files of the same networks are those of `coding`.
+all: integer grids on a trellis for every weight, `Grid("auto", trellis=True)`, at one price for a bit; for MiniLM with
+a step for each token and each channel (`ScaledGrid`). Beside it, at equal bytes: grids without data, second moments
+without correlations (diagonal scaling), and what others do. NNCodec's files of the same networks are those of `coding`.
 
 The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training.
 
@@ -45,9 +45,17 @@ PHOTOS = (
     ("rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text"),
 )
 """To calibrate on, in two halves without a photo in common; none is among those that judge."""
-GRIDS = sm.Plan({"*": "Grid('auto')"})
-BY_TOKEN = sm.Plan({"*word_embeddings.weight": "ScaledGrid('auto', per='row')", "*": "Grid('auto')"})
-"""A step for each token's row, by its frequency."""
+_GRID = "Grid('auto', trellis=True)"
+GRIDS = sm.Plan({"*": _GRID})
+SCALED = sm.Plan(
+    {
+        "*.bias": _GRID,
+        "LayerNorm": _GRID,
+        "*word_embeddings.weight": "ScaledGrid('auto', per='row', trellis=True)",
+        "*": "ScaledGrid('auto', per='channel', trellis=True)",
+    }
+)
+"""A step for each token's row, by its frequency, and for each channel, by what the layer feels of its errors."""
 BUDGETS = {
     "efficientnet-lite0": (1_640_000, 2_260_000, 2_850_000),
     "minilm": (6_400_000, 9_400_000),
@@ -111,7 +119,7 @@ def run(job: str) -> dict[str, Any]:
     if way in posttraining_baselines.WAYS:
         forms: Mapping[str, Form] = posttraining_baselines.compressed(model, way, budget, calibration(each))
     else:
-        plan = BY_TOKEN if name == "minilm" and way != "direct" else GRIDS
+        plan = SCALED if name == "minilm" and way != "direct" else GRIDS
         result = sm.compress(model, plan, budget=budget, **arguments)
         forms = result.forms
         facts = {"verdict": result.verdict.name, "predicted": result.history[0].loss if result.history else None}
