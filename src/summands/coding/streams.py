@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +23,21 @@ from .choices import (
     sample,
     scanned,
 )
-from .digits import DIGIT_CONTEXTS, code_digits
 from .kinds import Codes, Digits, Field, Levels, PathLevels, Picks, Positions
 from .picks import PICK_CONTEXTS, code_picks
-from .range_coder import DECODE, MEASURE, Coder, new_model
-from .trellis import NO_PATH, PATH, RESTARTS
+from .range_coder import DECODE, MEASURE, Coder
+from .runners import (
+    Models,
+    Run,
+    code_runner,
+    float_runner,
+    path_runner,
+    run_digits,
+    run_flags,
+    run_gaps,
+    run_levels,
+)
+from .trellis import RESTARTS
 
 _SMALL = 16  # tensors of fewer entries take the default choices
 _LARGEST = 1 << 30  # levels from here on are coded as bytes
@@ -56,28 +65,6 @@ _FLOAT_TRIALS: Trials = (
 )
 _ONE_BIT = np.ones(1, dtype=np.int64)
 _RARE = 0.05  # below this share of nonzeros, blocks of zeros come first
-
-
-class Models:
-    """Contexts by name. A copy hands out copies: what is tried on it leaves no trace."""
-
-    def __init__(self, known: dict[str, np.ndarray] | None = None) -> None:
-        self._known = {} if known is None else known
-        self._copies = known is not None
-
-    def __call__(self, name: str, contexts: int) -> np.ndarray:
-        if name not in self._known:
-            if self._copies:
-                return new_model(contexts)
-            self._known[name] = new_model(contexts)
-        return self._known[name].copy() if self._copies else self._known[name]
-
-    def copy(self) -> Models:
-        return Models(self._known)
-
-
-Run = Callable[[Coder, Models, np.ndarray, int, np.ndarray, Choice], None]
-"""One kernel's call: (coder, models, entries in scan order, columns, their side information, choice)."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +130,14 @@ class Section:
 
     def _digits(self, tensor: Tensor, known: Tensor) -> None:
         array = np.ascontiguousarray(tensor.numpy())
-        self._code(_Stream("digits", _run_digits, _DIGIT_TRIALS, 8), array, known.numpy())
+        self._code(_Stream("digits", run_digits, _DIGIT_TRIALS, 8), array, known.numpy())
         if self.coder.mode == DECODE:
             tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 
     def _positions(self, tensor: Tensor, symbols: Positions, side: Tensor | None) -> None:
         indices, coder = tensor.numpy(), self.coder
         few = symbols.size > 4096 * indices.size + 65536
-        stream = _Stream("flags", _run_flags, _SCALES, 3)
+        stream = _Stream("flags", run_flags, _SCALES, 3)
         flags = np.zeros(0 if few else symbols.size, dtype=np.int8)
         sides = None if side is None or few else side.numpy()
         choice = Choice()
@@ -165,7 +152,7 @@ class Section:
         if not few:
             gaps = bool(coder.number(1, int(gaps)))
         if gaps:
-            _run_gaps(coder, self.models, indices, symbols.size)
+            run_gaps(coder, self.models, indices, symbols.size)
             return
         self._code_with(stream, flags.reshape(symbols.shape), sides, choice)
         if coder.mode == DECODE:
@@ -179,10 +166,10 @@ class Section:
             tensor.zero_()
             return
         if count == 2:
-            stream = _Stream("codes 2", _run_flags, _SCALES, 3)
+            stream = _Stream("codes 2", run_flags, _SCALES, 3)
         else:
             bits = (count - 1).bit_length()
-            stream = _Stream(f"codes {bits}", _code_runner(bits, count), _CODE_TRIALS, 80)
+            stream = _Stream(f"codes {bits}", code_runner(bits, count), _CODE_TRIALS, 80)
         array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
         self._code(stream, array, None)
         if self.coder.mode == DECODE:
@@ -196,7 +183,7 @@ class Section:
             self._bytes(tensor)
             return
         array = np.ascontiguousarray(tensor.to(torch.int32).numpy())
-        self._code(_Stream("levels", _run_levels, _LEVEL_TRIALS, 96), array, None)
+        self._code(_Stream("levels", run_levels, _LEVEL_TRIALS, 96), array, None)
         if self.coder.mode == DECODE:
             _put_levels(tensor, array)
 
@@ -210,9 +197,9 @@ class Section:
             if int(tensor.abs().max()) >= _LARGEST:
                 raise ValueError(must("levels on a path", f"below {_LARGEST}", int(tensor.abs().max())))
             # What a sample of places in the quantisers likes, the whole does.
-            choice = self._choose(_Stream("path", _run_levels, _PATH_TRIALS, 0), halved(array), None)
+            choice = self._choose(_Stream("path", run_levels, _PATH_TRIALS, 0), halved(array), None)
         start = RESTARTS if symbols.down else symbols.node
-        self._code_with(_Stream("path", _path_runner(start), _PATH_TRIALS, 96), array, None, choice)
+        self._code_with(_Stream("path", path_runner(start), _PATH_TRIALS, 96), array, None, choice)
         if self.coder.mode == DECODE:
             _put_levels(tensor, array.T if symbols.down else array)
 
@@ -227,7 +214,7 @@ class Section:
             if tail > mantissa:
                 raise ValueError(must("the number of zero bits", f"at most {mantissa}", tail))
         sides = None if side is None else side.numpy()
-        stream = _Stream(f"floats {tensor.dtype}", _float_runner(exponent, mantissa, tail), _FLOAT_TRIALS, 64)
+        stream = _Stream(f"floats {tensor.dtype}", float_runner(exponent, mantissa, tail), _FLOAT_TRIALS, 64)
         self._code(stream, array, sides)
 
     def _bytes(self, tensor: Tensor) -> None:
@@ -282,7 +269,7 @@ class Section:
 
     def _gap_bits(self, tensor: Tensor, size: int) -> float:
         coder = Coder(MEASURE)
-        _run_gaps(coder, self.models.copy(), tensor.numpy(), size)
+        run_gaps(coder, self.models.copy(), tensor.numpy(), size)
         return coder.bits
 
 
@@ -293,11 +280,11 @@ def learnt_levels(levels: np.ndarray, *, on_path: bool) -> tuple[Choice, np.ndar
     """
     section = Section(MEASURE)
     trials = _PATH_TRIALS if on_path else _LEVEL_TRIALS
-    stream = _Stream("levels", _run_levels, trials, 0)
+    stream = _Stream("levels", run_levels, trials, 0)
     choice = replace(section._choose(stream, levels, None), detail=0)
     entries, columns = scanned(levels, choice.scan)
     models = Models()
-    _run_levels(section.coder, models, entries, columns, np.zeros(0, dtype=np.uint8), choice)
+    run_levels(section.coder, models, entries, columns, np.zeros(0, dtype=np.uint8), choice)
     model = models(f"levels {choice.mix}", kernels.LEVEL_CONTEXTS)
     return choice, model
 
@@ -335,77 +322,3 @@ def _scanned_sides(sides: np.ndarray | None, scan: int) -> np.ndarray:
 def _trailing_zeros(array: np.ndarray, mantissa: int) -> int:
     union = int(np.bitwise_or.reduce(array, axis=None))
     return next((bit for bit in range(mantissa) if union >> bit & 1), mantissa)
-
-
-def _run_flags(
-    coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice, binary: bool = True
-) -> None:
-    model = models(f"{'flags' if binary else 'levels'} {choice.mix}", kernels.LEVEL_CONTEXTS)
-    numbers = choice.for_kernel()
-    kernels.code_levels(coder.mode, coder.state, coder.data, model, x, columns, side, binary, NO_PATH, 0, numbers)
-
-
-def _run_levels(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
-    _run_flags(coder, models, x, columns, side, choice, binary=False)
-
-
-def _run_digits(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
-    model = models(f"digits {choice.mix}", DIGIT_CONTEXTS)
-    code_digits(coder.mode, coder.state, coder.data, model, x, columns, side, choice.for_kernel())
-
-
-def _path_runner(node: int) -> Run:
-    def run(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
-        if choice.scan:
-            raise ValueError(must("the scan of levels on a path", "0", choice.scan))
-        model, numbers = models(f"path {choice.mix}", kernels.PATH_CONTEXTS), choice.for_kernel()
-        state, data = coder.state, coder.data
-        if not kernels.code_levels(coder.mode, state, data, model, x, columns, side, False, PATH, node, numbers):
-            raise ValueError("levels that leave the path of a trellis")
-
-    return run
-
-
-def _code_runner(bits: int, count: int) -> Run:
-    """Codes as a tree of decisions; or as levels around the most frequent one."""
-
-    def run(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
-        if choice.kernel == 0:
-            model = models(f"tree {bits} {choice.mix}", kernels.CLASSES << min(bits, 8))
-            state, numbers = coder.state, choice.for_kernel()
-            kernels.code_tree(coder.mode, state, coder.data, model, x, columns, bits, count - 1, numbers)
-            return
-        decoding = coder.mode == DECODE
-        centre = 0 if decoding else int(np.bincount(x[: 1 << 16]).argmax())
-        centre = coder.number(bits, centre)
-        levels = x if decoding else x - np.int32(centre)
-        model = models(f"codes {bits} {choice.mix}", kernels.LEVEL_CONTEXTS)
-        numbers = choice.for_kernel()
-        state, data = coder.state, coder.data
-        kernels.code_levels(coder.mode, state, data, model, levels, columns, side, False, NO_PATH, 0, numbers)
-        if decoding:
-            x += np.int32(centre)
-
-    return run
-
-
-def _float_runner(exponent: int, mantissa: int, tail: int) -> Run:
-    """Floating values in their parts; or, as kernel 1, bits as they are."""
-
-    def run(coder: Coder, models: Models, x: np.ndarray, columns: int, side: np.ndarray, choice: Choice) -> None:
-        raw = choice.kernel == 1
-        split = (0, exponent + mantissa, 0) if raw else (exponent, mantissa, tail)
-        model = models(f"floats {split[:2]} {choice.mix > 0}", kernels.float_contexts(split[0]))
-        state, numbers = coder.state, choice.for_kernel()
-        if raw:
-            numbers[:] = (0, 0, 0, 0, 3, 255, 1023, 0, 0)
-        kernels.code_floats(coder.mode, state, coder.data, model, x, columns, side, *split, numbers)
-
-    return run
-
-
-def _run_gaps(coder: Coder, models: Models, indices: np.ndarray, size: int) -> None:
-    coder.reserve(200 * indices.size + 64)
-    model = models("gaps", kernels.GAP_CONTEXTS)
-    if not kernels.code_gaps(coder.mode, coder.state, coder.data, model, indices, size, 255, 1023):
-        raise ValueError("a position lies beyond the weight")
