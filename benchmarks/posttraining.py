@@ -45,6 +45,8 @@ PHOTOS = (
     ("rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text"),
 )
 """To calibrate on, in two halves without a photo in common; none is among those that judge."""
+CROPS = 224
+"""Of either half."""
 _GRID = "Grid('auto', trellis=True)"
 GRIDS = sm.Plan({"*": _GRID})
 SCALED = sm.Plan(
@@ -87,7 +89,7 @@ LC = sm.Schedule(steps=10, mu0=1e-3, growth=1.6, epochs=1, finetune=5)
 def calibration(each: Network) -> list[Any]:
     """Batches, in two halves without a photo or document in common."""
     if each.name == "efficientnet-lite0":
-        return [batch for seed, photos in enumerate(PHOTOS) for batch in mixed(56, photos, seed + 5).split(8)]
+        return [batch for seed, photos in enumerate(PHOTOS) for batch in mixed(CROPS, photos, seed + 5).split(16)]
     if each.name == "minilm":
         sentences, words = each.calibration_batches(1024), single_words(4096)
         halves = [(batches[: len(batches) // 2], batches[len(batches) // 2 :]) for batches in (sentences, words)]

@@ -100,14 +100,23 @@ class PostTrainer:
             self._follow_drift(forms, price)
             forms, price = self._project_all(self._aim(), price)
         self._finish(forms)
-        aim = self._aim()
-        if aim is not None and self.limit is not None and (excess := self._size(forms) - self.limit.most) > 0:
-            forms, price = self._project_all(aim - 2 * excess, price)
-            self._finish(forms)
+        forms = self._back_within(forms, price)
         self.layers = [self._fits.record(name, form) for name, form in forms.items()]
         if not self.options.drift:
             for row in self.layers:
                 self.report(row)
+        return forms
+
+    def _back_within(self, forms: dict[str, Form], price: float | None) -> dict[str, Form]:
+        """The forms at another price, where biases and statistics have grown beyond the room that was left for them.
+
+        The next projection counts them as they are now, and they change little once more; if too much, it aims lower.
+        """
+        aim = self._aim()
+        while aim is not None and self.limit is not None and (excess := self._size(forms) - self.limit.most) > 0:
+            forms, price = self._project_all(aim, price)
+            self._finish(forms)
+            aim -= 2 * excess
         return forms
 
     def _in_runs(self, names: Sequence[str], memory_bytes: int) -> dict[str, Form]:
@@ -138,18 +147,27 @@ class PostTrainer:
         if aim is None:
             return self._fits.project(None), None
         network = snapshot(self.model, {})
-        norms = sum(self._fits.error_of_nothing(name) for name in self._weights)
         found = allocate(
             self.tasks,
             self._weights,
             self._fits.project,
             Limit(aim, measure=lambda forms: measure({**network, **forms}).size_bytes),
-            price=start or 0.01 * norms / (8 * aim) or None,
+            price=start or self._natural_price(aim),
             slack=slack,
             fill=False,
         )
         self._price = found.price
         return found.forms, found.price
+
+    def _natural_price(self, size: int) -> float | None:
+        """About the price at which all weights take so many bytes: an error falls by a factor 4 a bit (6.02 dB)."""
+        entries = {name: weight.numel() for name, weight in self._weights.items() if weight.numel()}
+        norms = {name: self._fits.error_of_nothing(name) for name in entries}
+        if not any(norms.values()):
+            return None
+        felt = sum(entries[name] for name, norm in norms.items() if norm > 0)
+        evened = sum(n * math.log(norms[name] / n) for name, n in entries.items() if norms[name] > 0) / felt
+        return 2 * math.log(2) * math.exp(evened) * 4.0 ** (-8 * size / felt)
 
     # Drift, statistics and biases
 
