@@ -2,9 +2,9 @@
 
 The references of both data sets; bytes where the test error is the reference's plus 0.1, 0.5 and 1 point, log bytes
 interpolated on each way's lower hull, in the mean over seeds where there are several. NNCodec's and our direct files
-(grids on a trellis) are those of `coding`, which needs no data. "Calibrated": `Grid("auto")` within a budget, from
-1,024 training images without labels. "LC": the same plan and the whole training set, the iterate chosen by the
-validation error. Every setting is in results/equal_error.json with its test error; reading a curve by test error
+(grids on a trellis) are those of `coding`, which needs no data. "Calibrated": `Grid("auto", trellis=True)` within a
+budget, from 1,024 training images without labels. "LC": `Grid("auto")`, whose levels are too few for a trellis, and the
+whole training set, the iterate chosen by the validation error. Every setting is in results/equal_error.json with its test error; reading a curve by test error
 flatters a way the more points it has, and NNCodec and the direct grids have the most.
 
     python -m benchmarks.equal_error             # or some jobs, such as "lenet5-mnist LC 4000 0"
@@ -36,6 +36,7 @@ from summands.zoo.train import RECIPES, error, reference
 
 POINTS = (0.1, 0.5, 1.0)
 GRIDS = sm.Plan({"*": "Grid('auto')"})
+ON_TRELLIS = sm.Plan({"*": "Grid('auto', trellis=True)"})
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def run(job: str) -> dict[str, Any]:
     else:
         options = sm.PostTraining(distance="softmax", stages=4)
         batches = list(data.train.images[:1024].split(256))
-        result = sm.compress(trained.model, GRIDS, budget=int(budget), calibration=batches, posttraining=options)
+        result = sm.compress(trained.model, ON_TRELLIS, budget=int(budget), calibration=batches, posttraining=options)
     compressed = result.apply_(copy.deepcopy(trained.model)).eval()
     return {
         "network": name,

@@ -27,6 +27,7 @@ class Embedded(Form):
     """
 
     continuous: ClassVar[tuple[str, ...]] = ("step",)
+    is_linear: ClassVar[bool] = True
     levels: Tensor
     step: Tensor
     points: Tensor

@@ -29,6 +29,8 @@ class Form(ABC):
 
     continuous: ClassVar[tuple[str, ...]] = ()
     """Fields that training may move while all others stay frozen."""
+    is_linear: ClassVar[bool] = False
+    """True when every entry of the weight is linear in one entry of each of these, the others fixed."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -120,6 +122,8 @@ class Form(ABC):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ElementwiseForm(Form):
     """A form in which every entry stands alone, so that a vector's form splits and rows' forms stack."""
+
+    is_linear: ClassVar[bool] = True
 
     @abstractmethod
     def split(self, shapes: Sequence[torch.Size], dtypes: Sequence[torch.dtype]) -> list[Self]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..compressions.stored import rounded
-from ..forms import ElementwiseForm, Form
+from ..forms import Form
 
 
 class _FromForm(nn.Module):
@@ -100,7 +100,7 @@ class Continuous:
             setattr(originals, f"original{i}", parameter)
 
     def _sensitivities(self) -> dict[int, Tensor]:
-        """Squared norms of the columns of d dense / d t, for tensors of elementwise forms; ones for all others.
+        """Squared norms of the columns of d dense / d t, for tensors of linear forms; ones for all others.
 
         There every entry of the dense weight is linear in one entry of t, dense = J t with J'J diagonal, and the
         gradient of ||dense||^2 / 2 is J'J t.
@@ -109,7 +109,7 @@ class Continuous:
         seen: set[int] = set()
         for form in self.forms.values():
             for part in form.parts():
-                if not isinstance(part, ElementwiseForm):
+                if not part.is_linear:
                     continue
                 tensors = part.continuous_tensors()
                 probes = {n: torch.ones_like(t, dtype=torch.float32).requires_grad_() for n, t in tensors.items()}
