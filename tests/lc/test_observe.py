@@ -169,7 +169,8 @@ def test_sensitivities_are_the_curvature_of_the_distance(distance: Any) -> None:
     if distance == "softmax":
         curvature = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None, :]
     exact = torch.einsum("bijk,bil,bljk->j", jacobian, curvature, jacobian) / 6
-    assert torch.allclose(found, exact, rtol=0.15)
+    assert torch.allclose(found.sum(0), exact, rtol=0.15)
+    assert torch.allclose(found[0], found[1], rtol=0.3)
 
 
 def test_statistics_move_by_what_compression_moved() -> None:

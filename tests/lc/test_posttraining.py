@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import summands as sm
 from summands.errors import ArgumentError, CalibrationError
+from summands.lc.fits import evened
 from summands.records import LayerRecord
 from summands.zoo.data import load
 from summands.zoo.train import Recipe, train
@@ -130,6 +131,29 @@ def test_following_drift_lowers_the_output_error() -> None:
     ]
     without, with_ = (squared(model, result, others) for result in results)
     assert with_ < 0.9 * without
+
+
+def test_rows_are_told_apart_as_far_as_both_halves_of_the_inputs_agree() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 64, generator=generator, dtype=torch.float64).exp()
+    agreed = evened(torch.stack([one, 1.1 * one]))
+    assert agreed is not None
+    assert torch.allclose(agreed, 0.05 + 0.95 * one / one.mean())
+    assert evened(torch.stack([one, torch.zeros(64)])) is None
+    unrelated = evened(torch.stack([one, other]))
+    assert unrelated is None or float(unrelated.std()) < 0.3 * float((one / one.mean()).std())
+
+
+def test_a_row_that_the_output_does_not_feel_takes_few_bits() -> None:
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[2].weight[:, :8] *= 0.02
+    inputs = torch.randn(256, 24, generator=generator)
+    plan = sm.Plan({"0.weight": "ScaledGrid('auto', per='row')"}, ignore=["*.bias", "2.weight"])
+    result = sm.compress(model, plan, calibration=list(inputs.split(32)), budget="1 kB")
+    steps = result.forms["0.weight"].tensors()["step"]
+    assert float(steps[:8].min()) > 2 * float(steps[8:].max())
 
 
 @pytest.mark.parametrize("memory_bytes", [None, 1])

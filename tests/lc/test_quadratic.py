@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,15 +24,75 @@ def layer(m: int, n: int, groups: int = 1, samples: int = 50, seed: int = 0) -> 
     return weight, Moments(x.mT @ x / samples, samples)
 
 
+def felt(weight: torch.Tensor, moments: Moments) -> Moments:
+    """With rows of which some count a hundred times what others do."""
+    return replace(moments, felt=torch.logspace(-1, 1, len(weight), dtype=torch.float64))
+
+
+def whole_error(weight: torch.Tensor, other: torch.Tensor, moments: Moments) -> float:
+    """sum_i s_i e_i H e_i', row by row."""
+    gram = moments.metric(0.01).gram
+    rows = (other.double() - weight.double()).reshape(len(weight), -1)
+    each = len(weight) // len(gram)
+    errors = [float(row @ gram[i // each] @ row) for i, row in enumerate(rows)]
+    return sum(s * error for s, error in zip(moments.felt.tolist(), errors, strict=True))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("compression", "share"), [
+    (LowRank(2), 0.97), (Prune(keep=0.2), 0.97), (Quantize(3), 0.97), (Grid("auto", trellis=True), 1.0),
+    (ScaledGrid("auto", per="row"), 0.97), (Quantize(2) + LowRank(1) + Prune(keep=0.05), 0.97),
+    (Quantize(2, per="row"), 1.01), (Grid(0.5), 1.01),
+], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_error_counts_as_its_row_is_felt(compression: Compression, share: float, groups: int) -> None:
+    """Which pays, unless every row stands alone."""
+    weight, plain = layer(12 // groups, 16, groups)
+    moments, price = felt(weight, plain), 0.05 if compression.is_free() else None
+    fitted = fit_layer(weight, moments, compression, price=price, schedule=QUICK)
+    reached = whole_error(weight, fitted.form.dense(), moments)
+    assert fitted.error == pytest.approx(reached, rel=1e-6)
+    assert compression.is_feasible({"w": fitted.form}, {"w": weight})
+    other = fit_layer(weight, plain, compression, price=price, schedule=QUICK)
+    paid = (price or 0.0) * (estimated_bits(fitted.form) - estimated_bits(other.form))
+    assert reached + paid < share * whole_error(weight, other.form.dense(), moments)
+
+
+def test_low_rank_is_the_best_under_rows_that_are_felt() -> None:
+    weight, plain = layer(12, 16)
+    moments = felt(weight, plain)
+    root = torch.linalg.cholesky(moments.metric(0.01).gram[0])
+    values = torch.linalg.svdvals(moments.felt.sqrt()[:, None] * weight.double() @ root)  # type: ignore[union-attr]
+    reached = fit_layer(weight, moments, LowRank(3), schedule=QUICK).error
+    assert reached == pytest.approx(float((values[3:] ** 2).sum()), rel=1e-4)
+
+
+def test_steps_of_rows_follow_what_is_felt() -> None:
+    weight, plain = layer(8, 6)
+    moments = replace(plain, felt=torch.tensor([1.0, 1.0, 1.0, 1.0, 4.0, 4.0, 16.0, 16.0]))
+    step = fit_layer(weight, moments, ScaledGrid("auto", per="row"), price=0.01).form.tensors()["step"]
+    assert (step[0] / step[[4, 6]]).tolist() == pytest.approx([2.0, 4.0], rel=0.1)
+
+
+@pytest.mark.parametrize(("felt", "message"), [
+    (torch.ones(3), "4 numbers, one a row"), (torch.zeros(4), "above 0"), (torch.full((4,), torch.inf), "above 0"),
+])  # fmt: skip
+def test_what_rows_do_not_fit_is_refused(felt: torch.Tensor, message: str) -> None:
+    weight, moments = layer(4, 5)
+    with pytest.raises(ArgumentError, match=message):
+        fit_layer(weight, replace(moments, felt=felt), Quantize(2))
+
+
 @pytest.mark.parametrize("groups", [1, 3])
-def test_the_l_step_is_stationary(groups: int) -> None:
+@pytest.mark.parametrize("some", [False, True])
+def test_the_l_step_is_stationary(groups: int, some: bool) -> None:
     weight, moments = layer(4, 5, groups)
+    moments = felt(weight, moments) if some else moments
     learner = QuadraticLearner({"w": weight}, {"w": moments})
     target = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     learner.step({"w": target}, Step(0, 1, 0.3, 0, 1))
     metric = learner.metrics["w"]
     w = learner.weights()["w"].clone().requires_grad_()
-    rows = w.reshape(groups, -1, 5)
+    rows = metric.rows(w.detach()) + (w - w.detach()).reshape(groups, -1, 5) * (metric.factors if some else 1)
     loss = ((rows - learner.targets["w"]) @ metric.gram * (rows - learner.targets["w"])).sum() / 2
     (loss + 0.3 * metric.mean / 2 * (w - target).square().sum()).backward()
     assert w.grad is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -18,18 +18,21 @@ _LEAST = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """||E||^2 = sum_g tr(E_g H_g E_g'), with the weight seen as `rows`: groups x m x n, n the inputs of one output.
+    """||E||^2 = sum_g tr(D E_g H_g E_g' D), with D times the weight seen as `rows`: groups x m x n, n the inputs of one
+    output.
 
     Attributes:
         gram: H, float64 and positive definite: groups x n x n; or n values, the diagonal of an embedding whose n rows
             are weighted one by one.
         damping: what was added to its diagonal, as a share of the mean.
         note: what had to be done to make it positive definite; "" for nothing.
+        factors: D, groups x m x 1, float64 and above 0: how much an error of each row counts; None for all alike.
     """
 
     gram: Tensor
     damping: float = 0.0
     note: str = ""
+    factors: Tensor | None = None
 
     @classmethod
     def of(cls, gram: Tensor, damping: float = 0.01) -> Self:
@@ -74,43 +77,67 @@ class Metric:
         metric.__dict__["_eigen"] = (values + added[:, None], vectors)
         return metric
 
+    def counting(self, factors: Tensor) -> Self:
+        """The same with these factors for its rows; nothing is decomposed again."""
+        counting = replace(self, factors=factors)
+        counting.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_eigen"})
+        return counting
+
     @property
     def is_diagonal(self) -> bool:
         return self.gram.ndim == 1
 
     def rows(self, weight: Tensor) -> Tensor:
-        """The weight as groups x m x n in float64; of an embedding, 1 x d x V."""
+        """D times the weight as groups x m x n in float64; of an embedding, 1 x d x V."""
+        return self.scaled(self.layout(weight))
+
+    def weight(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `rows`, in float64."""
+        return self.shaped(rows if self.factors is None else rows / self.factors, shape)
+
+    def scaled(self, rows: Tensor) -> Tensor:
+        """D times rows."""
+        return rows if self.factors is None else rows * self.factors
+
+    def layout(self, weight: Tensor) -> Tensor:
+        """What stands where in `rows`, without D."""
         wide = weight.detach().to(torch.float64)
         if self.is_diagonal:
             return wide.reshape(weight.shape[0], -1).T[None]
         groups, n, _ = self.gram.shape
         return wide.reshape(groups, -1, n)
 
-    def weight(self, rows: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of `rows`, in float64."""
+    def shaped(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `layout`."""
         return (rows[0].T if self.is_diagonal else rows).reshape(shape)
 
     def times(self, rows: Tensor) -> Tensor:
         """rows H."""
         return rows * self.gram if self.is_diagonal else rows @ self.gram
 
-    def solve(self, rows: Tensor, shift: float = 0.0) -> Tensor:
-        """rows (H + shift I)^-1."""
+    def solve(self, rows: Tensor, shift: float | Tensor = 0.0) -> Tensor:
+        """rows (H + shift I)^-1; the shift may be one for each row, groups x m x 1."""
         if self.is_diagonal:
             return rows / (self.gram + shift)
         values, vectors = self._eigen
-        return (rows @ vectors) / (values + shift)[:, None, :] @ vectors.mT
+        return (rows @ vectors) / (values[:, None, :] + shift) @ vectors.mT
+
+    def shift(self, mu: float) -> float | Tensor:
+        """The shift in `solve` that stands for mu ||W||^2: mu D^-2."""
+        return mu if self.factors is None else mu / self.factors**2
 
     def error(self, rows: Tensor) -> float:
-        """sum_g tr(E_g H_g E_g')."""
+        """sum_g tr(E_g H_g E_g') of what `rows` gives."""
         if self.is_diagonal:
             return float(rows.square().sum((0, 1)) @ self.gram)
         return float((self.times(rows) * rows).sum())
 
     @cached_property
     def mean(self) -> float:
-        """The mean eigenvalue."""
-        return float(self.gram.mean() if self.is_diagonal else self.gram.diagonal(dim1=1, dim2=2).mean())
+        """The mean over all entries of the weight of what an error of one counts."""
+        if self.is_diagonal:
+            return float(self.gram.mean())
+        return float(self.scaled(self.scaled(self.gram.diagonal(dim1=1, dim2=2)[:, None])).mean())
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ def _low_rank(problem: Problem, form: LowRank) -> Form:
     metric, tokens = problem.metric, problem.metric.is_diagonal
     _, m, n = problem.rest.shape
     matrix = form.view.to_matrix(torch.arange(form.size).reshape(form.shape))
-    seen = metric.rows(torch.arange(form.size, dtype=torch.float64).reshape(form.shape))[0]
+    seen = metric.layout(torch.arange(form.size, dtype=torch.float64).reshape(form.shape))[0]
     if problem.rest.shape[0] != 1 or not torch.equal(matrix.T if tokens else matrix, seen.to(torch.int64)):
         return form
     if tokens:
@@ -105,6 +105,7 @@ def _low_rank(problem: Problem, form: LowRank) -> Form:
         rank = min(int(totals.argmin()), min(m, n) - 1)
     left, right = spectrum.factors(rank)
     right = right / root if tokens else torch.linalg.solve_triangular(root, right, upper=False, left=False)
+    left = left if metric.factors is None else left / metric.factors[0]
     # Factors of equal norm: the narrow dtypes round both alike.
     balance = (right.norm(dim=1) / left.norm(dim=0).clamp_min(1e-300)).sqrt().clamp(1e-150, 1e150)
     left, right = left * balance, right / balance[:, None]
@@ -128,7 +129,7 @@ def _sparse(problem: Problem, form: Sparse) -> Form:
         slope = problem.metric.times(problem.rest - dense)
         bend = problem.metric.gram if problem.metric.is_diagonal else problem.metric.gram.diagonal(dim1=1, dim2=2)
         bend = bend.expand(dense.shape[0], -1)[:, None]
-        gain = problem.metric.weight((dense + slope / bend) ** 2 * bend, form.shape).reshape(-1)
+        gain = problem.metric.shaped((dense + slope / bend) ** 2 * bend, form.shape).reshape(-1)
         indices = gain.topk(form.indices.numel()).indices.sort().values
         moved = _values(problem, replace(form, indices=indices, values=torch.ones_like(form.values)))
         like = {"": moved.dense()}
@@ -157,6 +158,8 @@ def _values(problem: Problem, form: Sparse) -> Sparse:
             kept, group = column[places], (part // m)[:, None, None]
             systems = metric.gram[group, kept[:, :, None], kept[:, None, :]]
             values[places] = torch.linalg.solve(systems, pulled[part].gather(1, kept)[:, :, None])[:, :, 0]
+    if metric.factors is not None:
+        values = values / metric.factors.reshape(-1)[row]
     return replace(form, values=rounded(values, None, form.values.dtype))
 
 
@@ -179,7 +182,8 @@ def _codebooks(problems: Mapping[str, Problem], forms: Mapping[str, Codebook]) -
         for a in range(k):
             weighted = metric.times(metric.rows((form.codes == a).to(torch.float64)))
             pulled[a] += (weighted * problems[name].rest).sum()
-            normal[a] += torch.bincount(codes, metric.weight(weighted, form.shape).reshape(-1), minlength=k)
+            own = metric.shaped(metric.scaled(weighted), form.shape)
+            normal[a] += torch.bincount(codes, own.reshape(-1), minlength=k)
     used = normal.diagonal() > 0
     best = values.to(torch.float64, copy=True)
     best[used] = torch.linalg.lstsq(normal[used][:, used], pulled[used]).solution
@@ -203,8 +207,8 @@ def _assigned(problem: Problem, form: Codebook) -> Codebook:
         borders = (values[1:] + values[:-1]) / 2
         return replace(form, codes=torch.searchsorted(borders, target.contiguous()).to(form.codes.dtype))
     codes = form.codes.reshape(problem.rest.shape)
-    ones, nothing = metric.gram.new_ones(1, 1, 1), torch.zeros_like(values)
-    return replace(form, codes=settle(problem.rest, metric, codes, values, ones, nothing).reshape(form.shape))
+    scales, nothing = metric.scaled(metric.gram.new_ones(1, 1, 1)), torch.zeros_like(values)
+    return replace(form, codes=settle(problem.rest, metric, codes, values, scales, nothing).reshape(form.shape))
 
 
 def _grid(problem: Problem, form: Grid | Trellis) -> Form:
@@ -241,7 +245,7 @@ def _swept(problem: Problem, form: Grid | Trellis, price: float) -> Grid | Trell
         step = rounded(natural.reshape(step.shape), None, step.dtype)
         step = step if form.axis is None else coarse(step)
     wide = step.to(torch.float64).reshape([-1] + [1] * (len(form.shape) - 1 - (form.axis or 0)))
-    steps = wide.expand(form.shape).reshape(sweep.target.shape)
+    steps = metric.scaled(wide.expand(form.shape).reshape(sweep.target.shape))
     levels = sweep.levels(steps, getattr(part, "dead_zone", 0.5))
     if not metric.is_diagonal and not on_path:
         levels = _settled(problem, levels, steps, price)

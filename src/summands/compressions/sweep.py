@@ -47,6 +47,7 @@ class Sweep:
     def __init__(self, rows: Tensor, metric: Metric, price: float = 0.0, *, on_path: bool = False) -> None:
         self.price, self.ridge, self.on_path = price, _ridge(rows, price), on_path
         self._order: Tensor | None = None
+        self._factors: Tensor | None = None
         self._feedback: np.ndarray | None = None
         if metric.is_diagonal:
             # An embedding: every token is a group, and passes nothing on.
@@ -54,6 +55,7 @@ class Sweep:
             self._stand_alone(tokens, metric.gram[:, None].expand(-1, rows.shape[1]))
             return
         self.target = metric.solve(metric.times(rows), self.ridge) if self.ridge else rows
+        self._factors = metric.factors
         diagonal = metric.gram.diagonal(dim1=1, dim2=2)
         if on_path:  # a column's path runs through all groups
             diagonal = diagonal.mean(0, keepdim=True).expand_as(diagonal)
@@ -72,7 +74,7 @@ class Sweep:
         rows = weight.to(torch.float64).reshape(len(weight) if weight.ndim else 1, 1, -1)
         sweep = cls.__new__(cls)
         sweep.price, sweep.ridge, sweep.on_path = price, _ridge(rows, price), on_path
-        sweep._order = sweep._feedback = None
+        sweep._order = sweep._feedback = sweep._factors = None
         factors = torch.ones_like(rows) if importance is None else importance.to(torch.float64).reshape(rows.shape)
         sweep._stand_alone(rows, factors[:, 0])
         return sweep
@@ -87,12 +89,14 @@ class Sweep:
 
         Between 2^-16 of the largest entry and four times that. On a path the share of it that all places have.
         """
-        curvature = slices(self.curvature[:, None].expand(self.target.shape).reshape(shape), per).mean(1)
+        factors = 1.0 if self._factors is None else self._factors
+        curvature = (self.curvature[:, None] * factors**2).expand(self.target.shape)
+        curvature = slices(curvature.reshape(shape), per).mean(1)
         least = (1e-12 * curvature.max()).clamp_min(torch.finfo(torch.float64).tiny)
         share = STEP if self.on_path else 1.0
         steps = share * torch.sqrt(6 * self.price / math.log(2) / curvature.maximum(least))
         # Levels stay below 2^16; a weight that is zero may have any step.
-        peak = float(self.target.abs().max()) if self.target.numel() else 0.0
+        peak = float((self.target / factors).abs().max()) if self.target.numel() else 0.0
         return steps.clamp(peak * 2.0**-16, 4 * peak) if peak else torch.ones_like(steps)
 
     def levels(self, steps: Tensor, dead_zone: float = 0.5) -> Tensor:

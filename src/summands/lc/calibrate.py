@@ -239,6 +239,8 @@ class Calibration:
     def sensitivities(self, names: Sequence[str], distance: Distance, seed: int) -> dict[str, Tensor]:
         """For every weight the mean square gradient of the distance's root, summed over all but its first axis.
 
+        2 x rows, of the first half of the batches and of the others, both over the number of all inputs.
+
         A change e of the weights moves the output by about 1/2 sum F e^2 with F = E[J' M J], M the curvature of the
         distance: the Fisher information for "softmax". One random direction of the output for each input, v ~ N(0, M),
         has E[(J'v)^2] = diag F (Hutchinson), whatever the batch sums over.
@@ -246,12 +248,13 @@ class Calibration:
         weights = {n: w for n, w in self._weights(self.original, names).items() if w.requires_grad}
         generator = torch.Generator().manual_seed(seed)
         totals = {
-            n: torch.zeros(w.shape[0], dtype=torch.float64) for n, w in self._weights(self.original, names).items()
+            n: torch.zeros(2, w.shape[0], dtype=torch.float64) for n, w in self._weights(self.original, names).items()
         }
+        half = self._half()
         draws = -(-_DRAWS // max(sum(1 for _ in self.batches), 1))
         count = 0
-        with self.at_hand, _gradients_seen(weights, totals):
-            for batch in self.batches:
+        with self.at_hand:
+            for number, batch in enumerate(self.batches):
                 with torch.enable_grad():
                     output = answer(feed(self.original, batch))
                 if not output.requires_grad:
@@ -259,10 +262,12 @@ class Calibration:
                     remedy = "or leave that out: PostTraining(distance=None)"
                     got = "a forward without gradients"
                     raise CalibrationError(must("the model's output", allowed, got, remedy))
-                for draw in range(draws):
-                    direction = _direction(output.detach(), distance, generator)
-                    retained = draw < draws - 1
-                    torch.autograd.backward(output, direction, retained, inputs=list(weights.values()))
+                rows = {name: total[int(number >= half)] for name, total in totals.items()}
+                with _gradients_seen(weights, rows):
+                    for draw in range(draws):
+                        direction = _direction(output.detach(), distance, generator)
+                        retained = draw < draws - 1
+                        torch.autograd.backward(output, direction, retained, inputs=list(weights.values()))
                 count += draws * (output.shape[0] if output.ndim else 1)
         return {name: total / count for name, total in totals.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -19,6 +19,8 @@ from .moments import Moments
 from .options import PostTraining
 from .quadratic import Fitted, QuadraticLearner, fit
 
+EVENED = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""What is tried: the share of an even sensitivity in those of a layer's outputs."""
 _OWN = 0.5
 """What a squared error of an output counts where each layer answers for its own outputs: half of it."""
 
@@ -30,7 +32,7 @@ class Layer:
     Attributes:
         felt: half the output's curvature that an output of the layer feels, on average.
         shrinkage: of its moments: of correlations, and of differences.
-        moments: of its inputs, times `felt`, so that tr(E H E') counts the output's distance.
+        moments: of its inputs, times `felt`, so that the error of `moments.metric` counts the output's distance.
         means: E[x] and E[xh].
         bias: the parameter behind it.
     """
@@ -51,6 +53,7 @@ class LayerFits:
         read: the original of a weight by its name, perhaps read anew each time.
         sizes: entries of each.
         felt: the sum of each one's sensitivities F; None where every layer answers for its own outputs.
+        by_row: what each one's rows have of F, in two halves of the inputs.
         layers: those whose inputs are known at present.
     """
 
@@ -58,6 +61,7 @@ class LayerFits:
     read: Callable[[str], Tensor]
     sizes: Mapping[str, int]
     felt: Mapping[str, float] | None
+    by_row: Mapping[str, Tensor]
     options: PostTraining
     original: nn.Module
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -74,11 +78,9 @@ class LayerFits:
         """With the sensitivities of the tasks' weights, as `options` ask for them."""
         parameters = dict(data.original.named_parameters())
         names = [name for task in tasks for name in task.weights]
-        felt = None
-        if options.distance is not None:
-            measured = data.sensitivities(names, options.distance, seed)
-            felt = {name: float(f.sum()) for name, f in measured.items()}
-        return cls(tasks, read, {n: parameters[n].numel() for n in names}, felt, options, data.original)
+        by_row = {} if options.distance is None else data.sensitivities(names, options.distance, seed)
+        felt = None if options.distance is None else {name: float(f.sum()) for name, f in by_row.items()}
+        return cls(tasks, read, {n: parameters[n].numel() for n in names}, felt, by_row, options, data.original)
 
     # What a weight's error counts
 
@@ -88,29 +90,49 @@ class LayerFits:
         for name, tally in tallies.items():
             asked = self.options.shrinkage
             shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else (float(asked), 0.0)
-            weight = self.read(name)
-            felt = self._felt_by(name, weight, tally.moments())
-            self.layers[name] = self._layer(name, weight, tally, felt, shrinkage, biases.get(id(tally.bias)))
+            weight, moments = self.read(name), tally.moments()
+            rows = self._felt_by_rows(name, moments)
+            felt = self._felt_by(name, weight, moments, rows)
+            self.layers[name] = self._layer(name, weight, tally, felt, rows, shrinkage, biases.get(id(tally.bias)))
 
     def renew(self, name: str, tally: Tally) -> None:
         """Other moments of a layer that is known."""
         old = self.layers[name]
-        self.layers[name] = self._layer(name, self.read(name), tally, old.felt, old.shrinkage, old.bias)
+        rows, drifted = old.moments.felt, self.read(name)
+        self.layers[name] = self._layer(name, drifted, tally, old.felt, rows, old.shrinkage, old.bias)
 
-    def _felt_by(self, name: str, weight: Tensor, moments: Moments) -> float:
-        """F / (2 trace H): the error of an even change e of all entries is then exactly 1/2 sum F e^2."""
+    def _felt_by_rows(self, name: str, moments: Moments) -> Tensor | None:
+        """How much the output feels an error of each row, over the mean; None where nothing tells them apart."""
+        if moments.is_diagonal or name not in self.by_row:
+            return None
+        traces = moments.gram.double().diagonal(dim1=1, dim2=2).sum(1).cpu()
+        halves = self.by_row[name].reshape(2, len(traces), -1) / traces.clamp_min(1e-300)[:, None]
+        return evened((halves * (traces > 0)[:, None]).reshape(2, -1))
+
+    def _felt_by(self, name: str, weight: Tensor, moments: Moments, rows: Tensor | None) -> float:
+        """F / (2 trace): the error of an even change e of all entries is then exactly 1/2 sum F e^2."""
         if self.felt is None:
             return _OWN
-        diagonal = moments.gram if moments.is_diagonal else moments.gram.diagonal(dim1=1, dim2=2)
-        rows = weight[0].numel() if moments.is_diagonal else weight.shape[0] / moments.gram.shape[0]
-        trace = rows * float(diagonal.double().sum())
+        if moments.is_diagonal:
+            trace = weight[0].numel() * float(moments.gram.double().sum())
+        else:
+            traces = moments.gram.double().diagonal(dim1=1, dim2=2).sum(1).cpu()
+            counts = torch.ones(weight.shape[0], dtype=torch.float64) if rows is None else rows
+            trace = float(counts.reshape(len(traces), -1).sum(1) @ traces)
         return self.felt[name] / (2 * trace) if trace else 0.0
 
     def _layer(
-        self, name: str, weight: Tensor, tally: Tally, felt: float, shrinkage: tuple[float, float], bias: str | None
+        self,
+        name: str,
+        weight: Tensor,
+        tally: Tally,
+        felt: float,
+        rows: Tensor | None,
+        shrinkage: tuple[float, float],
+        bias: str | None,
     ) -> Layer:
         # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
-        moments = tally.moments(felt or 1e-12, *shrinkage)
+        moments = replace(tally.moments(felt or 1e-12, *shrinkage), felt=rows)
         learner = QuadraticLearner({name: weight}, {name: moments}, self.options.damping)
         return Layer(felt, shrinkage, moments, learner, tally.means(), bias)
 
@@ -213,3 +235,22 @@ class LayerFits:
         bias = dict(current.named_parameters())[layer.bias]
         with torch.no_grad():
             bias.copy_(original.double() + mean(layer.learner.originals[name], x) - mean(form.dense(), xh))
+
+
+def evened(halves: Tensor) -> Tensor | None:
+    """Sensitivities of rows over their mean, evened out by the share of EVENED with which either half of the inputs
+    tells the other half best; None where that is all, or where there are no halves.
+
+    Where t holds, steps as s^-1/2 cost log2(mean(t / s)) / 2 + mean(log2 s) / 2 bits an entry: the least is at s = t.
+    """
+    if not bool((halves.sum(1) > 0).all()):
+        return None
+    shares = halves / halves.mean(1, keepdim=True)
+
+    def cost(even: float) -> float:
+        mixed = (1 - even) * shares + even
+        return sum(float((t / s).mean().log() + s.log().mean()) for s, t in zip(mixed, shares.flip(0), strict=True))
+
+    even = min(EVENED, key=cost)
+    total = halves.sum(0)
+    return None if even == 1.0 else (1 - even) * total / total.mean() + even

@@ -24,11 +24,14 @@ class Moments:
         count: the number of inputs N.
         cross: like `gram`, the mean of x xh', x being what the original network feeds here; None when both are the
             same. The layer then aims at the outputs W0 x of the original from the inputs xh that it really gets.
+        felt: how much an error of each output counts, one positive number for each row of the weight; None for all
+            alike, as for an embedding, whose rows are its tokens.
     """
 
     gram: Tensor
     count: int
     cross: Tensor | None = None
+    felt: Tensor | None = None
 
     @property
     def is_diagonal(self) -> bool:
@@ -50,6 +53,11 @@ class Moments:
         if not fits or (self.gram.ndim == 3 and self.gram.shape[1] != n):
             needed = f"groups x {n} x {n}, or {weight.shape[0]} token frequencies, for this weight"
             raise ArgumentError(must("the moments of a layer's input", needed, tuple(self.gram.shape)))
+        if self.felt is not None and (self.is_diagonal or self.felt.shape != weight.shape[:1]):
+            allowed = "left out for an embedding" if self.is_diagonal else f"{weight.shape[0]} numbers, one a row"
+            raise ArgumentError(must("felt", allowed, tuple(self.felt.shape)))
+        if self.felt is not None and not bool((self.felt > 0).all() and torch.isfinite(self.felt).all()):
+            raise ArgumentError(must("felt", "finite numbers above 0", float(self.felt.min())))
         if self.cross is not None and (self.cross.shape != self.gram.shape or self.is_diagonal):
             raise ArgumentError(
                 must("cross", f"of the moments' shape {tuple(self.gram.shape)}", tuple(self.cross.shape))
@@ -61,7 +69,11 @@ class Moments:
         """H, damped (see `Metric.of`), and decomposed once however often it is asked for."""
         kept: dict[float, Metric] = self.__dict__.setdefault("_metrics", {})
         if damping not in kept:
-            kept[damping] = Metric.of(self.gram, damping)
+            metric = Metric.of(self.gram, damping)
+            if self.felt is not None:
+                factors = self.felt.to(metric.gram).sqrt().reshape(len(metric.gram), -1, 1)
+                metric = metric.counting(factors)
+            kept[damping] = metric
         return kept[damping]
 
     def target(self, weight: Tensor, metric: Metric) -> Tensor:

@@ -75,7 +75,7 @@ class QuadraticLearner(Learner):
     def step(self, targets: Mapping[str, Tensor], step: Step) -> float:
         for name, target in targets.items():
             metric = self.metrics[name]
-            mu = step.mu * metric.mean
+            mu = metric.shift(step.mu * metric.mean)
             pulled = metric.times(self.targets[name]) + mu * metric.rows(target)
             self._weights[name] = metric.weight(metric.solve(pulled, mu), target.shape)
         return sum(self.error(name, self._weights[name]) for name in targets) / 2
