@@ -66,7 +66,7 @@ BUDGETS = {
 """Bytes; for the first two about 0.7 of NNCodec's at the levels of LEVELS."""
 LEVELS = {"efficientnet-lite0": (0.83, 0.95, 0.98), "minilm": (0.94, 0.99)}
 OPTIONS = {
-    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4),
+    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True),
     "minilm": sm.PostTraining(stages=4),
     "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4),
     "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4),

@@ -151,7 +151,8 @@ def test_a_row_that_the_output_does_not_feel_takes_few_bits() -> None:
         model[2].weight[:, :8] *= 0.02
     inputs = torch.randn(256, 24, generator=generator)
     plan = sm.Plan({"0.weight": "ScaledGrid('auto', per='row')"}, ignore=["*.bias", "2.weight"])
-    result = sm.compress(model, plan, calibration=list(inputs.split(32)), budget="1 kB")
+    options = sm.PostTraining(by_row=True)
+    result = sm.compress(model, plan, calibration=list(inputs.split(32)), budget="1 kB", posttraining=options)
     steps = result.forms["0.weight"].tensors()["step"]
     assert float(steps[:8].min()) > 2 * float(steps[8:].max())
 

@@ -53,7 +53,7 @@ class LayerFits:
         read: the original of a weight by its name, perhaps read anew each time.
         sizes: entries of each.
         felt: the sum of each one's sensitivities F; None where every layer answers for its own outputs.
-        by_row: what each one's rows have of F, in two halves of the inputs.
+        by_row: what each one's rows have of F, in two halves of the inputs; nothing where rows count alike.
         layers: those whose inputs are known at present.
     """
 
@@ -78,8 +78,9 @@ class LayerFits:
         """With the sensitivities of the tasks' weights, as `options` ask for them."""
         parameters = dict(data.original.named_parameters())
         names = [name for task in tasks for name in task.weights]
-        by_row = {} if options.distance is None else data.sensitivities(names, options.distance, seed)
-        felt = None if options.distance is None else {name: float(f.sum()) for name, f in by_row.items()}
+        measured = {} if options.distance is None else data.sensitivities(names, options.distance, seed)
+        felt = None if options.distance is None else {name: float(f.sum()) for name, f in measured.items()}
+        by_row = measured if options.by_row else {}
         return cls(tasks, read, {n: parameters[n].numel() for n in names}, felt, by_row, options, data.original)
 
     # What a weight's error counts
@@ -98,8 +99,8 @@ class LayerFits:
     def renew(self, name: str, tally: Tally) -> None:
         """Other moments of a layer that is known."""
         old = self.layers[name]
-        rows, drifted = old.moments.felt, self.read(name)
-        self.layers[name] = self._layer(name, drifted, tally, old.felt, rows, old.shrinkage, old.bias)
+        weight, rows = self.read(name), old.moments.felt
+        self.layers[name] = self._layer(name, weight, tally, old.felt, rows, old.shrinkage, old.bias)
 
     def _felt_by_rows(self, name: str, moments: Moments) -> Tensor | None:
         """How much the output feels an error of each row, over the mean; None where nothing tells them apart."""

@@ -27,6 +27,8 @@ class PostTraining:
             first half of the batches and the second tell each other best; and then likewise a share of the differences
             between the inputs' sizes, since one that was never seen is not free. So order the batches: no photo, no
             document in both halves.
+        by_row: an error of a weight counts as the output feels its row, as far as both halves of the batches agree on that,
+            and not only its layer. The quadratic always falls; the distance on other inputs may rise, so measure.
         drift: later layers see the inputs that the compressed layers before them make, and correct for them.
         stages: for `drift`, into how many runs of layers the network is divided; each runs both networks once more.
         tune: passes over the calibration inputs in which the continuous parts, biases and normalisations are trained
@@ -41,6 +43,7 @@ class PostTraining:
     distance: Distance | None = "values"
     damping: float = 0.01
     shrinkage: float | Literal["auto"] = "auto"
+    by_row: bool = False
     drift: bool = True
     stages: int = 8
     tune: int = 0
@@ -53,6 +56,12 @@ class PostTraining:
             raise ArgumentError(must("PostTraining(distance=...)", "'values', 'softmax' or None", self.distance))
         if self.distance is None and self.tune:
             raise ArgumentError(must("PostTraining(distance=...)", "'values' or 'softmax' where `tune` is given", None))
+        if type(self.by_row) is not bool:
+            raise ArgumentError(must("PostTraining(by_row=...)", "True or False", self.by_row))
+        if self.distance is None and self.by_row:
+            raise ArgumentError(
+                must("PostTraining(distance=...)", "'values' or 'softmax' where `by_row` is True", None)
+            )
         memory = self.memory_bytes
         if memory is not None and not (isinstance(memory, int) and memory > 0):
             raise ArgumentError(must("PostTraining(memory_bytes=...)", "None or a number of bytes above 0", memory))
