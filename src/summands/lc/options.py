@@ -27,8 +27,8 @@ class PostTraining:
             first half of the batches and the second tell each other best; and then likewise a share of the differences
             between the inputs' sizes, since one that was never seen is not free. So order the batches: no photo, no
             document in both halves.
-        by_row: an error of a weight counts as the output feels its row, as far as both halves of the batches agree on that,
-            and not only its layer. The quadratic always falls; the distance on other inputs may rise, so measure.
+        by_row: an error of a weight counts as the output feels its row, as far as both halves of the batches agree on
+            that, and not only its layer. The distance may still rise on other inputs, so measure.
         drift: later layers see the inputs that the compressed layers before them make, and correct for them.
         stages: for `drift`, into how many runs of layers the network is divided; each runs both networks once more.
         tune: passes over the calibration inputs in which the continuous parts, biases and normalisations are trained
