@@ -157,6 +157,15 @@ def test_a_row_that_the_output_does_not_feel_takes_few_bits() -> None:
     assert float(steps[:8].min()) > 2 * float(steps[8:].max())
 
 
+def test_a_budget_that_leaves_more_than_the_weights_can_use() -> None:
+    """At 8,000 bits an entry the price at which the search starts is still one."""
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    plan = sm.Plan({"0.weight": "Grid('auto')"}, ignore=["*.bias", "2.weight"])
+    result = sm.compress(model, plan, calibration=[torch.randn(64, 8)], budget="32 kB")
+    assert result.size_bytes <= 32_000
+    assert result.layers[0].relative_error is not None and result.layers[0].relative_error < 1e-4
+
+
 @pytest.mark.parametrize("memory_bytes", [None, 1])
 def test_biases_restore_the_mean_outputs(memory_bytes: int | None) -> None:
     model, inputs, _ = net()

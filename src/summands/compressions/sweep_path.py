@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..coding import NODES
-from ..coding.trellis import PATH
+from ..coding.trellis import NODES, PATH
 
 CLASSES = 40  # of mean magnitudes: two an octave, from 2^-10
 SYMBOLS = 18  # places 0 to 16 in a quantiser, and all farther ones

@@ -40,6 +40,8 @@ Report = Callable[[StepRecord | LayerRecord], None]
 _FINE, _ROUGH = 0.005, 0.03
 """How near to the limit a search for the price comes; roughly, where another one follows."""
 _ROOM = 0.003
+_MOST_BITS = 24
+"""An entry: a budget may leave far more than any weight can use."""
 _SPARE = 16
 """Share of a budget, and bytes, that are left for what happens to biases and statistics afterwards."""
 
@@ -167,7 +169,7 @@ class PostTrainer:
             return None
         felt = sum(entries[name] for name, norm in norms.items() if norm > 0)
         evened = sum(n * math.log(norms[name] / n) for name, n in entries.items() if norms[name] > 0) / felt
-        return 2 * math.log(2) * math.exp(evened) * 4.0 ** (-8 * size / felt)
+        return 2 * math.log(2) * math.exp(evened) * 4.0 ** -min(8 * size / felt, _MOST_BITS)
 
     # Drift, statistics and biases
 
