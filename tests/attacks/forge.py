@@ -11,6 +11,9 @@ from summands.container import Header, read_header, to_bytes
 from summands.container.header import MAGIC, MAX_HEADER, VERSION, Section, pack, unpack, write_header
 from summands.forms import Form
 
+EXTENT = (8, b"\0\0\0\0")
+"""Of a section: eight bytes, and a checksum that does not count before the section is read."""
+
 
 def checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
