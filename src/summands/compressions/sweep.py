@@ -15,11 +15,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from .entry_bits import CLASSES, MOST, SYMBOLS, bits_of, class_of, first_counts
 from .metric import Metric
 from .scope import slices
-from .sweep_path import CLASSES, MOST, STEP, SYMBOLS, PathCounts, bits_of, class_of
+from .sweep_path import STEP, PathCounts
 
-_PRIOR = 32.0  # what the first guess of a class counts
 _COLUMNS = 48  # between two products that pass the errors on
 _RUN = 1 << 21  # entries that are copied at a time where no errors are passed on
 _NONE = np.zeros((0, 0, 0))
@@ -111,7 +111,7 @@ class Sweep:
         curvature = curvature.take_along_dim(order, 1)
         work, widths, bends = (_array(t) for t in (target, steps, curvature))
         levels = np.empty((groups, m, n), np.int32)
-        errors, state, counts = np.zeros((groups, m, min(_COLUMNS, n))), np.zeros((groups, m)), _first_counts()
+        errors, state, counts = np.zeros((groups, m, min(_COLUMNS, n))), np.zeros((groups, m)), first_counts()
         paths = PathCounts(counts, groups * m)
         for start in range(0, n, _COLUMNS):
             stop = min(start + _COLUMNS, n)
@@ -128,7 +128,7 @@ class Sweep:
     def _one_by_one(self, steps: Tensor, dead: float) -> Tensor:
         """Where nothing is passed on: in runs of groups, which bound what is copied."""
         groups, m, n = self.target.shape
-        levels, last, counts = np.empty((groups, m, n), np.int32), 0.0, _first_counts()
+        levels, last, counts = np.empty((groups, m, n), np.int32), 0.0, first_counts()
         paths = PathCounts(counts, n)
         count = max(1, _RUN // max(m * n, 1))
         for first in range(0, groups, count):
@@ -155,15 +155,6 @@ def _ridge(rows: Tensor, price: float) -> float:
     """price gamma / 2."""
     variance = float(rows.square().mean()) if rows.numel() else 0.0
     return price / (2 * math.log(2) * variance) if variance else 0.0
-
-
-def _first_counts() -> np.ndarray:
-    """Counts of magnitudes for each class of the neighbours' mean magnitude: at first geometric with that mean."""
-    means = 2.0 ** ((np.arange(CLASSES) - 20) / 2)
-    ratio = (means / (1 + means))[:, None]
-    shares = (1 - ratio) * ratio ** np.arange(SYMBOLS)
-    shares[:, -1] = ratio[:, 0] ** (SYMBOLS - 1)
-    return _PRIOR * (shares + 1e-4)
 
 
 @njit(cache=True, nogil=True)

@@ -12,10 +12,8 @@ import numpy as np
 from numba import njit
 
 from ..coding.trellis import NODES, PATH
+from .entry_bits import CLASSES, MOST, SYMBOLS, bits_of, class_of
 
-CLASSES = 40  # of mean magnitudes: two an octave, from 2^-10
-SYMBOLS = 18  # places 0 to 16 in a quantiser, and all farther ones
-MOST = 1 << 14  # counts are halved here, so that the estimates follow the weight
 STEP = 0.6
 """The natural step on a path over that without one, about: twice as many levels at nearly the same error."""
 _RUN, _AHEAD = 1024, 64  # entries on the paths at a time, and those of them that are decided with the next ones
@@ -54,19 +52,6 @@ class PathCounts:
         """Decides `levels` of the columns from `start` on, as many as `near` covers, each on a path of its own."""
         known = (self.state, self.counts, self.table, self.where)
         _columns(work, widths, bends, near, price, ridge, dead, *known, start, errors, levels)
-
-
-@njit(cache=True, nogil=True)
-def class_of(mean):
-    return min(max(np.int64(2 * np.log2(mean + 1e-9) + 20.5), 0), CLASSES - 1)
-
-
-@njit(cache=True, nogil=True)
-def bits_of(table, magnitude):
-    """Bits of a magnitude: -log2 of its share, and an Exp-Golomb code beyond the last symbol."""
-    if magnitude < SYMBOLS - 1:
-        return table[magnitude]
-    return table[SYMBOLS - 1] + 2 * np.log2(magnitude - (SYMBOLS - 2)) + 1
 
 
 @njit(cache=True, nogil=True)
