@@ -39,7 +39,7 @@ from summands.selection.search import COMBINATIONS
 from summands.zoo.data import Split, load
 from summands.zoo.train import RECIPES, Batches, Recipe, error, reference
 
-KEPT = {"*.bias": "Keep('float16')", "BatchNorm2d": "Keep('float16')"}
+KEPT = "Keep('float16')"
 FIXED = {
     "Q": "Quantize(2)",
     "Q + P 1 %": "Quantize(2) + Prune(keep=0.01, dtype='float16')",
@@ -122,10 +122,11 @@ def training(recipe: Recipe, split: Split) -> Train:
     return train
 
 
-def plan_of(way: str) -> sm.Plan:
+def plan_of(model: torch.nn.Module, way: str) -> sm.Plan:
     """All biases and norms as they are, every other weight by the way."""
     text = FIXED[way] if way in FIXED else CHOSEN[way.split(": ")[1]]
-    return sm.Plan({**KEPT, "*": text})
+    norms = any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    return sm.Plan({"*.bias": KEPT, **({"BatchNorm2d": KEPT} if norms else {}), "*": text})
 
 
 def run(job: str) -> dict[str, Any]:
@@ -135,11 +136,11 @@ def run(job: str) -> dict[str, Any]:
     trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     budget = None if way in FIXED else way.split(": ")[0]
     if budget == "matched":
-        budget = f"{sm.compress(trained.model, plan_of(subject.matched)).size_bytes} B"
+        budget = f"{sm.compress(trained.model, plan_of(trained.model, subject.matched)).size_bytes} B"
     began = time.process_time()
     result = sm.compress(
         trained.model,
-        plan_of(way),
+        plan_of(trained.model, way),
         budget=budget,
         importance=None if way in FIXED else "relative",
         train=training(RECIPES[subject.reference], data.train),
