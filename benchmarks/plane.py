@@ -61,7 +61,9 @@ def curves(limits: list[dict[str, float]]) -> dict[str, Points]:
     for search in read_result("search")["figures"]:
         for run in search["runs"]:
             if search["network"] == "lenet300_mnist" and run["status"] == "finished":
-                found.setdefault(f"{run['combination']}, learned", []).append((run["file_bytes"], run["test_error"]))
+                # The same plan and schedule as `equal_error`'s, at other budgets.
+                name = "priced grid" if run["combination"] == "Grid" else run["combination"]
+                found.setdefault(f"{name}, learned", []).append((run["file_bytes"], run["test_error"]))
     names = {"LC": "priced grid, learned", "calibrated": "priced grid, calibrated"}
     for row in read_result("equal_error")["figures"]:
         if (row["network"], row["seed"]) == ("lenet300-mnist", 0) and row["codec"] in names:
@@ -102,14 +104,17 @@ def picture(named: Mapping[str, Points], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
     for i, (name, points) in enumerate(named.items()):
-        style: dict[str, Any] = {"color": "black", "ls": ":"} if name.startswith("limit") else {"color": f"C{i % 10}"}
-        if "without data" in name:
+        style: dict[str, Any] = {"color": f"C{i % 10}", "marker": "o", "ms": 3, "lw": 1.3}
+        if name.startswith("limit"):
+            style |= {"color": "black", "ls": ":"}
+        elif "without data" in name:
             points = _hull(points)
             style["ls"] = "--"
-        if len(points) == 1:
-            axes.plot(*points[0], "*", ms=13, label=name, color=style["color"])
-        else:
-            axes.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1.3, label=name, **style)
+        elif name.startswith("priced grid"):
+            style |= {"marker": "s", "ms": 4, "lw": 2}
+        elif len(points) == 1:
+            style |= {"marker": "*", "ms": 13, "ls": ""}
+        axes.plot(*zip(*points, strict=True), label=name, **style)
     axes.set(xscale="log", yscale="log", xlabel="bytes of the whole file", ylabel="test error, %")
     axes.set(xlim=(4000, 150_000), ylim=(1.4, 10), title="LeNet-300-100 on MNIST: 1.07 MB as float32")
     axes.set_yticks([1.5, 2, 3, 5, 10], ["1.5", "2", "3", "5", "10"])
