@@ -1,11 +1,12 @@
 """One picture of all: error against file bytes of LeNet-300-100 on MNIST, every way of the other results and the limit.
 
-Learned: the combinations of `search` as far as they are run, priced grids (`equal_error`, 24 epochs) and the record's
-plan (`records`, 40 epochs). Calibrated, from 1,024 images without labels: `equal_error`. Without data: our grids and
-NNCodec's files of `coding`. A peer's printed figures where it prints both numbers. The limit is measured here: the
-trained weights on a grid of one step, and the bits that no code of independent entries goes below at the squared errors
-which that makes in every weight, R(D) of each weight's own histogram. Files go below it where errors are spread better
-than a plain grid does, or the weights are moved by learning. Seed 0, but the records are the mean over three.
+Learned: the combinations of `search` but its grids, which are those of `equal_error` once more (priced grid, 24 epochs
+both), and the record's plan (`records`, 40 epochs). Calibrated, from 1,024 images without labels: `equal_error`.
+Without data: our grids and NNCodec's files of `coding`. A peer's printed figures where it prints both numbers. The
+limit is measured here: the trained weights on a grid of one step, and the bits that no code of independent entries goes
+below at the squared errors which that makes in every weight, R(D) of each weight's own histogram. Files go below it
+where errors are spread better than a plain grid does, or the weights are moved by learning. Seed 0, but the records are
+the mean over three.
 
 Test errors. Each learned file was chosen on validation data. The table and the curves without data are read off by test
 error, which flatters a way the more points it has (grids and NNCodec: a dozen or more).
@@ -60,10 +61,8 @@ def curves(limits: list[dict[str, float]]) -> dict[str, Points]:
     found: dict[str, Points] = {}
     for search in read_result("search")["figures"]:
         for run in search["runs"]:
-            if search["network"] == "lenet300_mnist" and run["status"] == "finished":
-                # The same plan and schedule as `equal_error`'s, at other budgets.
-                name = "priced grid" if run["combination"] == "Grid" else run["combination"]
-                found.setdefault(f"{name}, learned", []).append((run["file_bytes"], run["test_error"]))
+            if search["network"] == "lenet300_mnist" and run["combination"] != "Grid" and run["status"] == "finished":
+                found.setdefault(f"{run['combination']}, learned", []).append((run["file_bytes"], run["test_error"]))
     names = {"LC": "priced grid, learned", "calibrated": "priced grid, calibrated"}
     for row in read_result("equal_error")["figures"]:
         if (row["network"], row["seed"]) == ("lenet300-mnist", 0) and row["codec"] in names:
@@ -103,17 +102,19 @@ def picture(named: Mapping[str, Points], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
-    for i, (name, points) in enumerate(named.items()):
-        style: dict[str, Any] = {"color": f"C{i % 10}", "marker": "o", "ms": 3, "lw": 1.3}
+    colours, greys = iter(f"C{i}" for i in range(10)), iter(("black", "0.4", "0.65"))
+    for name, points in named.items():
+        style: dict[str, Any]
         if name.startswith("limit"):
-            style |= {"color": "black", "ls": ":"}
-        elif "without data" in name:
-            points = _hull(points)
-            style["ls"] = "--"
+            style = {"color": "black", "ls": ":", "lw": 1.3}
         elif name.startswith("priced grid"):
-            style |= {"marker": "s", "ms": 4, "lw": 2}
+            style = {"color": next(greys), "marker": "s", "ms": 4, "lw": 2}
         elif len(points) == 1:
-            style |= {"marker": "*", "ms": 13, "ls": ""}
+            style = {"color": next(colours), "marker": "*", "ms": 13, "ls": ""}
+        else:
+            style = {"color": next(colours), "marker": "o", "ms": 3, "lw": 1.3}
+        if "without data" in name:
+            points, style = _hull(points), {**style, "ls": "--"}
         axes.plot(*zip(*points, strict=True), label=name, **style)
     axes.set(xscale="log", yscale="log", xlabel="bytes of the whole file", ylabel="test error, %")
     axes.set(xlim=(4000, 150_000), ylim=(1.4, 10), title="LeNet-300-100 on MNIST: 1.07 MB as float32")
