@@ -1,14 +1,14 @@
 """How small is a trained network without its training pipeline? Whole files, from some of its inputs alone.
 
-EfficientNet-Lite0 is calibrated on crops of photos, mixed and with changed colours, and judged on crops of other
-photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. All take
-integer grids on a trellis for every weight, at one price for a bit: with one step a weight; on EfficientNet-Lite0 with
-one for each row, after a trial on calibration photos alone; on MiniLM for each token and each channel, after trials
-that saw what it is judged by (`SCALED`). Beside it, at equal bytes: grids without data, second moments without
+EfficientNet-Lite0 is calibrated on crops of 26 photos and drawings, mixed and with changed colours, and judged on crops
+of other photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. All
+take integer grids on a trellis for every weight, at one price for a bit: with one step a weight; on EfficientNet-Lite0
+with one for each row, after a trial on calibration photos alone; on MiniLM for each token and each channel, after
+trials that saw what it is judged by (`SCALED`). Beside it, at equal bytes: grids without data, second moments without
 correlations (diagonal scaling), and what others do. NNCodec's files of the same networks are those of `coding`.
-Still of plain grids with one step: EfficientNet-Lite0's file of 2.15 MB and all of LeNet-5.
 
-The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training.
+The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training (on
+ResNet-20 that of `additive`, with augmented images).
 
     python -m benchmarks.posttraining            # or some jobs, such as "minilm calibrated 9400000"
 
@@ -21,7 +21,7 @@ import copy
 import itertools
 import resource
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import summands as sm
-from benchmarks import posttraining_baselines
+from benchmarks import additive, posttraining_baselines
 from benchmarks.hull import bytes_at
 from benchmarks.jobs import run_jobs
 from benchmarks.pretrained import Network, _crops, network
@@ -40,6 +40,7 @@ from summands.container import measure
 from summands.fold import fold_batch_norms
 from summands.forms import Form
 from summands.network import load_into
+from summands.records import StepRecord
 from summands.report.tables import render
 
 # fmt: off
@@ -114,21 +115,23 @@ def run(job: str) -> dict[str, Any]:
     each, budget = network(name), int(text)
     arguments: dict[str, Any] = {}
     # A file for evaluation alone: BatchNorm's scales belong into the weights. Training needs them.
-    model = each.model if way == "LC" else fold_batch_norms(each.model, each.calibration_batches(2)[0])
+    model = fold_batch_norms(each.model, each.calibration_batches(2)[0])
     if way == "LC":
+        model = copy.deepcopy(each.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         arguments = _training(name)
     elif way not in ("direct", *posttraining_baselines.WAYS):
         arguments = {"calibration": calibration(each), "posttraining": options(each, way)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, used = time.perf_counter(), time.process_time()
     facts: dict[str, Any] = {}
+    history: Sequence[StepRecord] = ()
     if way in posttraining_baselines.WAYS:
         forms: Mapping[str, Form] = posttraining_baselines.compressed(model, way, budget, calibration(each))
     else:
         plan = SCALED.get(name, GRIDS) if way != "direct" else GRIDS
         result = sm.compress(model, plan, budget=budget, **arguments)
-        forms = result.forms
-        facts = {"verdict": result.verdict.name, "predicted": result.history[0].loss if result.history else None}
+        forms, history = result.forms, result.history
+        facts = {"verdict": result.verdict.name, "predicted": history[0].loss if history else None}
     wall, seconds = time.perf_counter() - began, time.process_time() - used
     size = measure(forms).size_bytes
     weights = sum(p.numel() for p in each.model.parameters())
@@ -142,7 +145,7 @@ def run(job: str) -> dict[str, Any]:
         "file_bytes": size,
         "bits_per_weight": 8 * size / weights,
         **each.evaluate(compressed.eval()),
-        "epochs": LC.steps * LC.epochs + LC.finetune if way == "LC" else 0,
+        "epochs": sum(row.phase in ("lc", "finetune") for row in history),
         **facts,
         "million_weights": weights / 1e6,
         "seconds": seconds,
@@ -156,12 +159,15 @@ def _training(name: str) -> dict[str, Any]:
     from benchmarks.pretrained import _data
     from summands.zoo.train import RECIPES, error
 
-    data = _data(RECIPES[name].data)
+    data, recipe = _data(RECIPES[name].data), RECIPES[name]
+    learned = sm.SGD((data.train.images, data.train.labels), lr=0.02, finetune_lr=0.01), LC
+    augmented = additive.training(recipe, data.train), additive.SCHEDULE
+    train, schedule = augmented if name.startswith("resnet20") else learned
     return {
-        "train": sm.SGD((data.train.images, data.train.labels), lr=0.02, finetune_lr=0.01),
+        "train": train,
         "evaluate": lambda model: error(model, data.validation.images, data.validation.labels),
         "inputs": list(data.train.images[:2048].split(256)),
-        "schedule": LC,
+        "schedule": schedule,
     }
 
 
