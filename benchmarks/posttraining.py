@@ -162,8 +162,10 @@ def _training(name: str) -> dict[str, Any]:
     data, recipe = _data(RECIPES[name].data), RECIPES[name]
     learned = sm.SGD((data.train.images, data.train.labels), lr=0.02, finetune_lr=0.01), LC
     augmented = additive.training(recipe, data.train), additive.SCHEDULE
-    train, schedule = augmented if name.startswith("resnet20") else learned
+    residual = name.startswith("resnet20")
+    train, schedule = augmented if residual else learned
     return {
+        "importance": "relative" if residual else None,
         "train": train,
         "evaluate": lambda model: error(model, data.validation.images, data.validation.labels),
         "inputs": list(data.train.images[:2048].split(256)),
