@@ -70,6 +70,8 @@ BUDGETS = {
     "resnet20-fashion-mnist": (60_000, 90_000),
 }
 """Bytes; for the first two about 0.7 of NNCodec's at the levels of LEVELS."""
+NORMALISED = ("efficientnet-lite0", "resnet20-fashion-mnist")
+"""By BatchNorm behind most layers, so that without data errors count relative to the weights' norms."""
 LEVELS = {"efficientnet-lite0": (0.83, 0.95, 0.98), "minilm": (0.94, 0.99)}
 OPTIONS = {
     "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True),
@@ -119,7 +121,9 @@ def run(job: str) -> dict[str, Any]:
     if way == "LC":
         model = copy.deepcopy(each.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         arguments = _training(name)
-    elif way not in ("direct", *posttraining_baselines.WAYS):
+    if way in ("direct", "LC"):
+        arguments["importance"] = "relative" if name in NORMALISED else None
+    elif way not in posttraining_baselines.WAYS:
         arguments = {"calibration": calibration(each), "posttraining": options(each, way)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, used = time.perf_counter(), time.process_time()
@@ -162,10 +166,8 @@ def _training(name: str) -> dict[str, Any]:
     data, recipe = _data(RECIPES[name].data), RECIPES[name]
     learned = sm.SGD((data.train.images, data.train.labels), lr=0.02, finetune_lr=0.01), LC
     augmented = additive.training(recipe, data.train), additive.SCHEDULE
-    residual = name.startswith("resnet20")
-    train, schedule = augmented if residual else learned
+    train, schedule = augmented if name.startswith("resnet20") else learned
     return {
-        "importance": "relative" if residual else None,
         "train": train,
         "evaluate": lambda model: error(model, data.validation.images, data.validation.labels),
         "inputs": list(data.train.images[:2048].split(256)),
