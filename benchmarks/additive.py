@@ -61,6 +61,7 @@ class Subject:
         reference: its name in the zoo.
         ways: names in FIXED, or a budget, ": " and a name in CHOSEN.
         matched: the way in FIXED whose bytes are the budget "matched".
+        schedule: of the LC loop.
         decay: of the learning rate from step to step.
     """
 

@@ -234,7 +234,7 @@ PACKAGED = {
     "crowd": ("mahotas", "demos/data/DepartmentStore.jpg"),
     "portrait": ("mahotas", "demos/data/luispedro.jpg"),
 }
-"""Photos and drawings by package and path."""
+"""Photos and drawings by package and path. `make .venv/bench` installs those packages, without what they require."""
 
 
 def _photo(name: str) -> np.ndarray:
