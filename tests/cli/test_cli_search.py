@@ -26,34 +26,19 @@ def evaluate(model):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Calls the program; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["summands", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return int(stop.value.code or 0), out.out, out.err
-
-    return run
-
-
-@pytest.fixture
 def task(tmp_path: Path) -> Path:
     path = tmp_path / "task.py"
     path.write_text(DIRECT)
     return path
 
 
-def test_a_dry_run_prints_the_runs_and_makes_none(task: Path, tmp_path: Path, call) -> None:
+def test_a_dry_run_prints_the_runs_and_makes_none(task: Path, tmp_path: Path, run) -> None:
     folder = tmp_path / "runs"
-    code, out, _ = call("search", task, "-b", "4x", "-b", "700 B", "-c", "q+p", "-c", "Auto", "-o", folder, "--dry-run")
+    code, out, _ = run("search", task, "-b", "4x", "-b", "700 B", "-c", "q+p", "-c", "Auto", "-o", folder, "--dry-run")
     assert code == 0 and not folder.exists()
     rows = [line.split("  ")[0].strip() for line in out.splitlines()[1:5]]
     assert rows == ["Q + P", "Auto", "Q + P", "Auto"] and "4 runs" in out and "700" in out and "1,230" in out
-    code, out, _ = call("search", task, "--dry-run", "--json")
+    code, out, _ = run("search", task, "--dry-run", "--json")
     trials = json.loads(out)
     assert code == 0 and {t["budget"] for t in trials} == {"8x", "16x"}
     assert "Prune" in trials[1]["plan"]["weights"]["weight"]
@@ -71,22 +56,22 @@ def test_a_dry_run_prints_the_runs_and_makes_none(task: Path, tmp_path: Path, ca
         (["--share", "0"], "Patience(share=...)"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_left_behind(task: Path, tmp_path: Path, call, arguments, says) -> None:
-    code, out, err = call("search", task, "-o", tmp_path / "runs", *arguments)
+def test_a_mistake_is_one_line_and_nothing_is_left_behind(task: Path, tmp_path: Path, run, arguments, says) -> None:
+    code, out, err = run("search", task, "-o", tmp_path / "runs", *arguments)
     assert code == 2 and not out and says in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_is_drawn(tmp_path: Path, call) -> None:
+def test_a_file_is_drawn(tmp_path: Path, run) -> None:
     plan = sm.Plan({"weight": "Quantize(2) + Prune(keep=0.05)"}, ignore=["bias"])
     sm.compress(nn.Linear(40, 30), plan).save(tmp_path / "net.sums")
-    code, out, _ = call("plot", tmp_path / "net.sums", "-o", tmp_path / "net.html")
+    code, out, _ = run("plot", tmp_path / "net.sums", "-o", tmp_path / "net.html")
     text = (tmp_path / "net.html").read_text()
     assert code == 0 and "1 run" in out
     assert "60 kept (5 %)" in text and "2 values" in text and "Error against size" not in text
 
 
-def test_a_result_in_json_is_drawn_with_its_history(tmp_path: Path, call) -> None:
+def test_a_result_in_json_is_drawn_with_its_history(tmp_path: Path, run) -> None:
     inputs, targets = torch.randn(20, 40), torch.arange(20) % 30
     result = sm.compress(
         nn.Linear(40, 30),
@@ -97,20 +82,20 @@ def test_a_result_in_json_is_drawn_with_its_history(tmp_path: Path, call) -> Non
     )
     path = tmp_path / "net.json"
     path.write_text(json.dumps(cli.summary(result)))
-    code, _, _ = call("plot", path, "-o", tmp_path / "net.html")
+    code, _, _ = run("plot", path, "-o", tmp_path / "net.html")
     text = (tmp_path / "net.html").read_text()
     assert code == 0 and "Along the way" in text and text.count('class="drawing"') == 1 + 4
     path.write_text('{"history": []}')
-    code, _, err = call("plot", path, "-o", tmp_path / "net.html")
+    code, _, err = run("plot", path, "-o", tmp_path / "net.html")
     assert code == 2 and "is not what `summands compress --json` prints" in err
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path: Path, call) -> None:
+def test_what_cannot_be_drawn_is_said(tmp_path: Path, run) -> None:
     for path in (tmp_path, tmp_path / "none.sums", tmp_path / "none.json"):
-        code, _, err = call("plot", path, "-o", tmp_path / "x.html")
+        code, _, err = run("plot", path, "-o", tmp_path / "x.html")
         assert code == 2 and str(path) in err and not (tmp_path / "x.html").exists()
     sm.compress(nn.Linear(4, 3), sm.Plan({"*": "Keep()"})).save(tmp_path / "net.sums")
-    code, _, err = call("plot", tmp_path / "net.sums", "-o", tmp_path / "no" / "x.html")
+    code, _, err = run("plot", tmp_path / "net.sums", "-o", tmp_path / "no" / "x.html")
     assert code == 2 and "cannot write" in err
 
 
