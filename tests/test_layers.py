@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan": _LOADING | {"compressions", "domain"},
     "selection": _COMPRESSING | {"container", "network", "records", "runs"},
     "rates": _COMPRESSING | {"container", "records"},
-    "report": {"errors", "records"},
+    "report": {"atomic", "errors", "records"},
     "result": _LOADING | {"container", "network", "records", "report", "modules", "runs"},
     "lc": _RUNNING | {"atomic"},
     "zoo": {"errors", "atomic"},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atomic import whole_file
 from ..errors import ArgumentError
 from ..records import RateRecord, StepRecord, WeightRecord
 
@@ -23,8 +24,7 @@ def plot_run(history: Sequence[StepRecord], rows: Sequence[WeightRecord], refere
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), constrained_layout=True)
     _draw_path(left, [row for row in history if row.error is not None], reference)
     _draw_bytes(right, rows)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path, dpi=120)
 
 
 def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] = ()) -> None:
@@ -45,8 +45,7 @@ def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] =
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     panels[0][0].legend(frameon=False)
-    figure.savefig(path, dpi=80, metadata={"Software": None} if path.suffix == ".png" else None)
-    plt.close(figure)
+    _save(figure, path, dpi=80)
 
 
 _RATES = (
@@ -89,6 +88,17 @@ def _draw_bytes(axes: Any, rows: Sequence[WeightRecord]) -> None:
     axes.legend(frameon=False, loc="lower right")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _save(figure: Any, path: Path, dpi: int) -> None:
+    """What is at `path` is replaced by the whole picture, or stays."""
+    formats = figure.canvas.get_supported_filetypes()
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in formats:
+        raise ArgumentError(f"a picture's name must end in one of {', '.join(sorted(formats))}; got {str(path)!r}")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+    _pyplot().close(figure)
 
 
 def _pyplot() -> Any:
