@@ -1,6 +1,6 @@
 """How small is a trained network without its training pipeline? Whole files, from some of its inputs alone.
 
-EfficientNet-Lite0 is calibrated on crops of 26 photos and drawings, mixed and with changed colours, and judged on crops
+EfficientNet-Lite0 is calibrated on crops of 58 photos and drawings, mixed and with changed colours, and judged on crops
 of other photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. All
 take integer grids on a trellis for every weight, at one price for a bit: with one step a weight; on EfficientNet-Lite0
 with one for each row, after a trial on calibration photos alone; on MiniLM for each token and each channel, after
