@@ -69,6 +69,7 @@ def test_a_file_is_drawn(tmp_path: Path, run) -> None:
     text = (tmp_path / "net.html").read_text()
     assert code == 0 and "1 run" in out
     assert "60 kept (5 %)" in text and "2 values" in text and "Error against size" not in text
+    assert "<th>distortion" not in text  # which the file alone does not know
 
 
 def test_a_result_in_json_is_drawn_with_its_history(tmp_path: Path, run) -> None:

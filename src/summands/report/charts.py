@@ -150,8 +150,11 @@ def _fill(names: Sequence[str], name: str) -> str:
 
 
 def structure(rows: Sequence[WeightRecord], limits: Mapping[str, Points]) -> Markup:
-    """What each compressed weight has become: ranks, kept weights, codebooks; its bits beside the least possible."""
-    body = []
+    """What each compressed weight has become: ranks, kept weights, codebooks; its bits beside the least possible.
+
+    Without the weights that came in, as for a file alone, there is no distortion to show and no limit.
+    """
+    known, body = any(row.relative_error is not None for row in rows), []
     for row in rows:
         if row.rule == "kept" or all(kind == "dense" for kind, _ in row.parts):
             continue
@@ -162,12 +165,15 @@ def structure(rows: Sequence[WeightRecord], limits: Mapping[str, Points]) -> Mar
             tag("td", " x ".join(map(str, row.shape))),
             tag("td", *parts, class_="parts"),
             tag("td", f"{row.bits_per_weight:.3f}"),
-            tag("td", "" if row.relative_error is None else f"{row.relative_error:.3f}"),
-            tag("td", "" if least is None else f"{least:.3f}"),
-            tag("td", _distance(row.bits_per_weight, least)),
         ]
+        if known:
+            cells += [
+                tag("td", "" if row.relative_error is None else f"{row.relative_error:.3f}"),
+                tag("td", "" if least is None else f"{least:.3f}"),
+                tag("td", _distance(row.bits_per_weight, least)),
+            ]
         body.append(tag("tr", tag("th", row.name, scope="row"), *cells))
-    heads = ("weight", "shape", "parts", "bits a weight", "distortion", "limit", "")
+    heads = ("weight", "shape", "parts", "bits a weight", *(("distortion", "limit", "") if known else ()))
     head = tag("thead", tag("tr", *(tag("th", text) for text in heads)))
     return _scrolling(tag("table", head, tag("tbody", *body)), "structure")
 
