@@ -8,7 +8,8 @@ from summands.zoo.train import error, reference
 
 data = load("mnist")
 schedule = sm.Schedule(steps=30, mu0=1e-3, growth=1.15)
-train = sm.SGD((data.train.images, data.train.labels), lr=0.05)
+# A rate that falls further leaves weights short of their grids: 1.38 % on the validation images in place of 0.8 to 0.9.
+train = sm.SGD((data.train.images, data.train.labels), lr=0.05, decay=0.98)
 
 
 def model():
