@@ -299,7 +299,7 @@ def test_the_default_plan_treats_each_weight_by_what_it_can_bear():
     matched = plan.match(tensors)
     assert all(task.weights == (task.name,) for task in matched.tasks)
     assert matched.tied == {"again": "matrix"}
-    assert default_plan(tensors, free=True).weights["matrix"] == parse('Quantize("auto")')
+    assert default_plan(tensors, free=True).weights["matrix"] == parse('Grid("auto", trellis=True)')
 
 
 def test_the_default_plan_fits_every_network():

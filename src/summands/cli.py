@@ -67,7 +67,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def compress(
     source: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, its index or folder; or a task file .py.")],
     output: Output = Path("model.sums"),
-    plan: Annotated[Path | None, typer.Option(help="YAML or JSON plan; without one, a cautious default.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="YAML or JSON plan; without one, a default that is shown.")] = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -130,8 +130,10 @@ def compress(
         tensors = shards.declared if network is None else network  # no values; they are read later
     told = task or beside
     own_plan = told.plan if told else None
-    default = plan_of(shards, network) if shards and not plan and not own_plan else None
-    chosen = Plan.from_file(plan) if plan else own_plan or default or default_plan(tensors)
+    chosen = Plan.from_file(plan) if plan else own_plan
+    if chosen is None:
+        free = budget is not None
+        chosen = plan_of(shards, network, free=free) if shards else default_plan(tensors, free=free)
     matched = chosen.match(tensors)
     if not plan and not own_plan:
         typer.echo("No plan was given; this is the default for this network:", err=True)

@@ -234,10 +234,10 @@ LEAST_MATRIX = 4096
 def default_plan(tensors: Tensors, *, free: bool = False) -> Plan:
     """The plan of those who have none: needs no data and is safe for the accuracy.
 
-    Matrices and kernels of at least 4,096 entries get `Quantize(64)` each, or `Quantize("auto")` when a budget is to
-    choose (`free`). All others are stored as float16 where that is a saving and moves them by less than 2^-10 of
-    their norm, and are kept exactly otherwise. Fewer than 64 values are not safe without data: 64, 32 and 16 leave
-    92, 69 and 52 % of EfficientNet-Lite0's top-1 answers as they were, though LeNets bear 16.
+    Matrices and kernels of at least 4,096 entries get `Quantize(64)` each, or, when a budget is to choose (`free`),
+    `Grid("auto", trellis=True)`, which fills any. All others are stored as float16 where that is a saving and moves
+    them by less than 2^-10 of their norm, and are kept exactly otherwise. Fewer than 64 values are not safe without
+    data: 64, 32 and 16 leave 92, 69 and 52 % of EfficientNet-Lite0's top-1 answers as they were, though LeNets bear 16.
 
     >>> print(default_plan({"w": torch.ones(64, 64), "b": torch.ones(64)}).to_yaml())
     weights:
@@ -251,7 +251,7 @@ def default_plan(tensors: Tensors, *, free: bool = False) -> Plan:
         if entry.kept is not None:
             continue
         if entry.tensor.ndim >= 2 and entry.tensor.numel() >= LEAST_MATRIX:
-            weights[entry.name] = 'Quantize("auto")' if free else "Quantize(64)"
+            weights[entry.name] = 'Grid("auto", trellis=True)' if free else "Quantize(64)"
         elif _is_half_enough(entry.tensor):
             weights[entry.name] = 'Keep(dtype="float16")'
         else:

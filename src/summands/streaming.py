@@ -136,7 +136,7 @@ def compress_file(
         return _written(_Calibrated(network, tasks, tuple(layers)), shards, output, plan, facts)
 
 
-def plan_of(shards: Shards, model: nn.Module | None = None) -> Plan:
+def plan_of(shards: Shards, model: nn.Module | None = None, *, free: bool = False) -> Plan:
     """`default_plan` of a checkpoint: reads the vectors and small tensors, whose values it asks for.
 
     With a model, of its parameters alone, each under one of its names.
@@ -146,7 +146,8 @@ def plan_of(shards: Shards, model: nn.Module | None = None) -> Plan:
         known = {id(p): n for n, p in model.named_parameters(remove_duplicate=False) if n in declared}
         declared = {name: declared[name] for name in known.values()}
     matrices = {name for name, t in declared.items() if t.ndim >= 2 and t.numel() >= LEAST_MATRIX}
-    return default_plan({name: t if name in matrices else shards.tensor(name) for name, t in declared.items()})
+    known_values = {name: t if name in matrices else shards.tensor(name) for name, t in declared.items()}
+    return default_plan(known_values, free=free)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,14 @@ def test_without_a_plan_the_default_is_shown(folder: Path, run) -> None:
     assert code == 0 and "No plan was given" in err and (folder / "x.sums").exists()
 
 
+def test_a_budget_without_a_plan_is_filled(folder: Path, run) -> None:
+    weight = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    save_file({"weight": weight, "bias": torch.ones(100)}, folder / "one.safetensors")
+    code, _, err = run("compress", folder / "one.safetensors", "--budget", "4 kB", "-o", folder / "x.sums")
+    assert code == 0 and 'Grid(step="auto", trellis=True)' in err
+    assert 3900 < (folder / "x.sums").stat().st_size <= 4000
+
+
 def test_rates_of_a_checkpoint(folder: Path, run, tmp_path: Path) -> None:
     names, path, picture = (
         ("conv1.weight", "bn.weight", "fc.weight", "ids"),
