@@ -23,8 +23,9 @@ class Verdict(Enum):
         "Training with `train=` wins back more."
     )
     UNREACHED = (
-        "Compressed for calibration inputs, but some weights met none and were projected plainly: see `note` in "
-        "`result.layers`. Give inputs that use them, or leave them under `ignore`."
+        "Compressed for calibration inputs, but some weights met none in a linear layer, convolution or embedding: of "
+        "these, all entries count alike. See `note` in `result.layers`; give inputs that use them if the network can "
+        "(cells of recurrent layers and transposed convolutions are not seen), or leave them under `ignore`."
     )
     FINETUNED = "The continuous parts were fine-tuned after direct compression."
     BUDGET_NOT_FILLED = (
