@@ -92,7 +92,7 @@ NORMALISED = ("efficientnet-lite0", "resnet20-fashion-mnist")
 """By BatchNorm behind most layers, so that without data errors count relative to the weights' norms."""
 LEVELS = {"efficientnet-lite0": (0.83, 0.95, 0.98), "minilm": (0.94, 0.99)}
 OPTIONS = {
-    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True),
+    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True, lr=1e-4),
     "minilm": sm.PostTraining(stages=4),
     "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4),
     "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4),

@@ -123,7 +123,7 @@ ROWS = {
         LONG,
     ),
     "rank selection, alpha 1e-6": Row(
-        {"*.weight": "LowRank('auto', alpha=1e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1,
+        {"*.weight": "LowRank('auto', alpha=1.6e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1,
         {"0": (SELECTED,), "1": (SELECTED,), "2": (SELECTED,)},
         SELECTING, their_epochs=20,
     ),
