@@ -12,9 +12,10 @@ biases as they are.
 Both train on all 60,000 images, and the last iterate of each is shown; of ours the mean and spread over seeds. Ours
 differs in penalty weights (larger), in the learning rate's fall, by fine-tuning, and by weight decay where codebooks of
 two values do not take the first layer: 150 or 400 epochs in the place of 820. In the place of 5,000 ours keeps 4,900,
-whose gaps would take more bits than the toolkit's. No image is left to choose such settings by, since the reference has
-seen all 60,000; they are from some ten trials on five of the rows, whose test errors we saw. Ten images of the 10,000
-are 0.1 points. Seconds are of process time.
+whose gaps would take more bits than the toolkit's. Rank selection is shown once more with a penalty that leaves as
+little as the toolkit's. No image is left to choose such settings by, since the reference has seen all 60,000; they are
+from some ten trials on five of the rows, whose test errors we saw. Ten images of the 10,000 are 0.1 points. Seconds are
+of process time.
 
 Runs are kept in the cache folder, and not made again; --gather writes the result of those there are.
 """
@@ -61,7 +62,7 @@ class Row:
         plan: the same structure here.
         printed: its test errors in percent, and its ratio where it is printed.
         lr, mu0, growth: of the toolkit's script.
-        tasks: what the toolkit gives each layer, by the number of the layer, or all layers together.
+        tasks: what the toolkit gives each layer, by the number of the layer, or all layers together. None: not run.
         schedule: ours.
         their_epochs: of a step of the toolkit here.
     """
@@ -123,12 +124,20 @@ ROWS = {
         LONG,
     ),
     "rank selection, alpha 1e-6": Row(
-        {"*.weight": "LowRank('auto', alpha=1.6e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1,
+        {"*.weight": "LowRank('auto', alpha=1e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1,
         {"0": (SELECTED,), "1": (SELECTED,), "2": (SELECTED,)},
         SELECTING, their_epochs=20,
     ),
+    "the same, ours alpha 1.6e-6": Row(
+        {"*.weight": "LowRank('auto', alpha=1.6e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1, {}, SELECTING
+    ),
 }  # fmt: skip
-JOBS = [f"{name}: {way}" for way in ("ours 0", "toolkit", "ours 1", "ours 2") for name in ROWS]
+JOBS = [
+    f"{name}: {way}"
+    for way in ("ours 0", "toolkit", "ours 1", "ours 2")
+    for name, row in ROWS.items()
+    if row.tasks or way != "toolkit"
+]
 WEIGHT_DECAY = 5e-4
 """The reference fits all training images, and so does what is compressed, unless it has but a bit a weight."""
 

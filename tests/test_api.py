@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import summands as sm
-from summands.errors import ArgumentError, LimitError, MismatchError, PlanError, WeightError
+from summands.errors import ArgumentError, CalibrationError, LimitError, MismatchError, PlanError, WeightError
 
 
 class Tied(nn.Module):
@@ -90,6 +90,11 @@ def test_mistakes_name_the_argument() -> None:
         broken = nn.Linear(2, 2)
         nn.init.constant_(broken.weight, float("nan"))
         sm.compress(broken, sm.Plan({"weight": "Quantize(2)"}, ignore=["bias"]))
+    plan = sm.Plan({"*": "Keep()"})
+    with pytest.raises(ArgumentError, match=r"inputs must be a list of batches, .*\(8, 2\).*pass \[tensor\]"):
+        sm.compress(nn.Linear(2, 2), plan, inputs=torch.ones(8, 2))
+    with pytest.raises(CalibrationError, match=r"calibration must be a list of batches, .*\(8, 2\)"):
+        sm.compress(nn.Linear(2, 2), plan, calibration=torch.ones(8, 2))
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path) -> None:

@@ -246,6 +246,7 @@ def test_a_model_that_does_not_fit_its_checkpoint_is_refused(tensors: Any, messa
         (CalibrationError, "at least one batch", {"calibration": []}),
         (CalibrationError, "does not run on calibration batch 0", {"calibration": [torch.ones(2, 7)]}),
         (CalibrationError, "run through again", {"calibration": iter(BATCHES)}),
+        (CalibrationError, r"a list of batches, got 'a tensor of .*pass \[tensor\]", {"calibration": BATCHES[0]}),
         (ArgumentError, r"model must be on the meta device, got .* on cpu.*torch.device\(\"meta\"\)", {"model": Net()}),
         (ArgumentError, "model must be a module on the meta device, got 'dict'", {"model": {}}),
         (ArgumentError, "model must be given when `calibration` is", {"model": None}),

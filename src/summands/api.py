@@ -352,6 +352,8 @@ def _check(
         raise ArgumentError(must("train", "given when `checkpoint` is", None, "direct compression takes seconds"))
     if train is not None and not callable(train):
         raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
+    if isinstance(inputs, Tensor):  # whose entries along the first axis would be taken for batches
+        raise ArgumentError(must("inputs", "a list of batches", f"a tensor of {tuple(inputs.shape)}", "pass [tensor]"))
     if iter(inputs) is inputs:
         raise ArgumentError(must("inputs", "a list or a DataLoader, to be run through again and again", inputs))
     if train is not None and has_batch_norm(model) and isinstance(inputs, tuple) and not inputs:

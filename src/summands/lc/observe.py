@@ -187,6 +187,9 @@ def check_calibration(model: nn.Module, calibration: Inputs) -> int:
     """
     if not isinstance(calibration, Iterable):
         raise CalibrationError(must("calibration", "an iterable of batches", type(calibration).__name__))
+    if isinstance(calibration, Tensor):  # whose entries along the first axis would be taken for batches
+        shape = tuple(calibration.shape)
+        raise CalibrationError(must("calibration", "a list of batches", f"a tensor of {shape}", "pass [tensor]"))
     if iter(calibration) is calibration or inspect.isgenerator(calibration):
         allowed, got = "a list or a DataLoader, to be run through again and again", type(calibration).__name__
         raise CalibrationError(must("calibration", allowed, got))
