@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from summands import cli
-from tests.cli.cases import PLAN, tensors
+from tests.cli.given import PLAN, tensors
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from summands import cli
-from tests.cli.cases import assert_refused, tensors
+from tests.cli.given import assert_refused, tensors
 
 
 def test_every_tensor_comes_back_and_what_was_not_compressed_exactly(folder: Path, sums: Path, run) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from summands import load
 from summands.errors import FileError
-from tests.cli.cases import assert_refused, tensors
+from tests.cli.given import assert_refused, tensors
 
 
 def test_the_helper_sees_a_wrong_answer() -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from summands import container, load
-from tests.cli.cases import TASK, assert_refused
+from tests.cli.given import TASK, assert_refused
 
 CALIBRATED = """
 import torch, summands as sm
