@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "shards": {"errors", "atomic"},
     "offloaded": _RUNNING | {"lc", "shards"},
     "streaming": _RUNNING | {"lc", "api", "recipe", "shards", "offloaded"},
-    "cli_files": _RUNNING | {"shards"},
+    "cli_files": _RUNNING | {"atomic", "rates", "shards"},
     "taskfile": _RUNNING | {"lc", "sensitivity"},
     "journal": {"errors", "records"},
     "runner": _RUNNING | {"lc", "api", "recipe", "taskfile", "journal"},

@@ -61,7 +61,7 @@ def test_a_net_is_at_its_best_allocation(tmp_path):
         assert getattr(net, field) == pytest.approx(getattr(one, field), rel=0.06)
     plot_rates(rows, tmp_path / "rates.png")
     assert (tmp_path / "rates.png").stat().st_size > 10_000
-    with pytest.raises(ArgumentError, match=r"must end in one of .*png.*svg.*rates\.doc"):
+    with pytest.raises(ArgumentError, match=r"must be one of .*png.*svg.*rates\.doc"):
         plot_rates(rows, tmp_path / "rates.doc")
     assert [file.name for file in tmp_path.iterdir()] == ["rates.png"]
     assert "all" in rates_table(rows)

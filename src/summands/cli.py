@@ -21,16 +21,14 @@ from . import __version__
 from .api import compress as compress_model
 from .api import prune as prune_model
 from .atomic import check_place
-from .cli_files import Json, MaxBytes, SumsFile, inspect, verify
+from .cli_files import Json, MaxBytes, SumsFile, inspect, rates, verify
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
 from .loading import load
 from .plan import Plan, default_plan
-from .rates import laplace_fits, rate_table
-from .report.plots import plot_rates
 from .report.progress import StepProgress
-from .report.tables import fit_table, rates_table, size_line
+from .report.tables import size_line
 from .result import Result
 from .shards import Shards, write_safetensors
 from .streaming import Streamed, compress_file, plan_of
@@ -347,26 +345,6 @@ def decompress(
 
 
 @app.command()
-def rates(
-    network: Annotated[Path, typer.Argument(help="A dense .safetensors.", metavar="NETWORK.safetensors")],
-    distortion: Annotated[list[float], typer.Option(help="L1 error relative to the L1 norm; repeatable.")] = [0.9, 0.5],  # noqa: B006
-    picture: Annotated[Path | None, typer.Option(help="Also draw the rates, as .png or .svg.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show what the weights must cost and do cost: Laplace fits, D(R), successive pruning, embedded quantiser."""
-    named = Shards(network).tensors()
-    weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
-    fits, rows = laplace_fits(weights), rate_table(weights, distortion)
-    if picture is not None:
-        check_place(picture)
-        plot_rates(rows, picture)
-    if as_json:
-        typer.echo(json.dumps({"fits": [asdict(f) for f in fits], "rates": [asdict(r) for r in rows]}, indent=2))
-    else:
-        typer.echo(f"{fit_table(fits)}\n\n{rates_table(rows)}")
-
-
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the file and the picture.")] = Path("demo"),
     data: Annotated[str, typer.Option(help="mnist, fashion-mnist or digits; digits if it cannot be had.")] = "mnist",
@@ -381,6 +359,7 @@ def demo(
 
 
 app.command()(inspect)
+app.command()(rates)
 app.command()(verify)
 app.command()(search)
 app.command()(plot)

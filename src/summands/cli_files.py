@@ -1,4 +1,4 @@
-"""The commands that look into files: what they hold, how near it is to the limit, whether all of it is sound."""
+"""The commands that look into files: what they hold, how near the limit, whether all is sound; what weights must cost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from . import container
+from .atomic import check_place
 from .coding.limits import LEAST_LIMITED, limits_of
 from .errors import MismatchError, must
 from .forms import Form, relative_error
+from .rates import laplace_fits, rate_table
 from .records import DeclaredRecord, LimitRecord
-from .report.tables import declared_table, limits_table
+from .report.plots import plot_rates
+from .report.tables import declared_table, fit_table, limits_table, rates_table
 from .shards import Shards
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -118,3 +121,22 @@ def verify(
     for name, error in answer.get("relative_errors", {}).items():
         typer.echo(f"{name}  {'exact' if error == 0 else f'relative error {error:.6g}'}")
     typer.echo(f"{file}: {len(forms)} tensors, every checksum and every declaration holds")
+
+
+def rates(
+    network: Annotated[Path, typer.Argument(help="A dense .safetensors.", metavar="NETWORK.safetensors")],
+    distortion: Annotated[list[float], typer.Option(help="L1 error relative to the L1 norm; repeatable.")] = [0.9, 0.5],  # noqa: B006
+    picture: Annotated[Path | None, typer.Option(help="Also draw the rates, as .png or .svg.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the weights must cost and do cost: Laplace fits, D(R), successive pruning, embedded quantiser."""
+    named = Shards(network).tensors()
+    weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
+    fits, rows = laplace_fits(weights), rate_table(weights, distortion)
+    if picture is not None:
+        check_place(picture)
+        plot_rates(rows, picture)
+    if as_json:
+        typer.echo(json.dumps({"fits": [asdict(f) for f in fits], "rates": [asdict(r) for r in rows]}, indent=2))
+    else:
+        typer.echo(f"{fit_table(fits)}\n\n{rates_table(rows)}")

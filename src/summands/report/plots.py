@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import whole_file
-from ..errors import ArgumentError
+from ..errors import ArgumentError, must
 from ..records import RateRecord, StepRecord, WeightRecord
 
 _INK = "#1b2a41"
@@ -92,13 +92,13 @@ def _draw_bytes(axes: Any, rows: Sequence[WeightRecord]) -> None:
 
 def _save(figure: Any, path: Path, dpi: int) -> None:
     """What is at `path` is replaced by the whole picture, or stays."""
+    _pyplot().close(figure)  # which can still be drawn
     formats = figure.canvas.get_supported_filetypes()
     kind = path.suffix.removeprefix(".").lower()
     if kind not in formats:
-        raise ArgumentError(f"a picture's name must end in one of {', '.join(sorted(formats))}; got {str(path)!r}")
+        raise ArgumentError(must("the ending of a picture's name", f"one of {', '.join(sorted(formats))}", str(path)))
     with whole_file(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
-    _pyplot().close(figure)
 
 
 def _pyplot() -> Any:
