@@ -1,4 +1,4 @@
-"""The commands that look into files: what they hold, how near the limit, whether all is sound; what weights must cost."""
+"""The commands that look into files: what they hold, how near the limit, whether sound; what weights must cost."""
 
 from __future__ import annotations
 

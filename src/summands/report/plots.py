@@ -33,6 +33,8 @@ def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] =
     largest = sorted(by_name, key=lambda name: -by_name[name].size)[:4]
     shown = list(names) or [name for name in by_name if name in largest]
     plt = _pyplot()
+    from matplotlib.ticker import LogLocator
+
     width = 4.2 * len(shown)
     figure, panels = plt.subplots(1, len(shown), figsize=(width, 3.8), constrained_layout=True, squeeze=False)
     for axes, name in zip(panels[0], shown, strict=True):
@@ -41,6 +43,9 @@ def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] =
             points = [(getattr(row, field), row.distortion) for row in own if getattr(row, field) > 0]
             axes.plot(*zip(*points, strict=True), line, marker=marker, ms=4, lw=1.2, color=colour, label=label)
         axes.set(xscale="log", xlabel="bits a weight", ylabel="L1 error / L1 norm", title=f"{name} ({own[0].size:,})")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_ylim(0, 1)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
