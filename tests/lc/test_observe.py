@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from summands.compressions.stored import leading
 from summands.errors import CalibrationError
 from summands.lc.calibrate import Calibration
 from summands.lc.observe import Observer, Product, check_calibration
-from summands.lc.statistics import StatisticsShift, halved
+from summands.lc.precision import Precision
+from summands.lc.statistics import StatisticsShift
 
 
 def tallied(model: nn.Module, *batches: Any) -> dict[str, Any]:
@@ -187,15 +189,15 @@ def test_statistics_move_by_what_compression_moved() -> None:
         current[2].weight *= 0.7
     x = torch.randn(16, 2, 4, 4, generator=generator)
     before = (current(x) - original(x)).abs().max()
-    Calibration(original, [x]).shift(current)
+    Calibration(original, [x]).shift(current, [Precision(), Precision()])
     after = (current(x) - original(x)).abs().max()
     assert after < 0.02 * before
 
 
-def test_halved_values_have_the_leading_bits() -> None:
+def test_values_with_the_leading_bits_of_float16() -> None:
     values = torch.tensor([1.0, 1 / 3, -1e-7, 3e30, 0.0])
-    assert torch.allclose(halved(values), values, rtol=2.0**-11)
-    assert halved(values)[1] == torch.tensor(1 / 3).to(torch.float16).float()
+    assert torch.allclose(leading(values, 11), values, rtol=2.0**-11)
+    assert leading(values, 11)[1] == torch.tensor(1 / 3).to(torch.float16).float()
 
 
 MODEL = nn.Linear(3, 2)

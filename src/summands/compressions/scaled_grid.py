@@ -13,10 +13,8 @@ from ..errors import ArgumentError, must
 from ..forms import Form, Grid, Trellis
 from .compression import Compression, Terms
 from .scope import AXES, check_scope
-from .stored import check_stored, rounded, stored_dtype
+from .stored import check_stored, coarse, rounded, stored_dtype
 from .sweep import Sweep
-
-_KEPT_BITS = 3
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,3 @@ class ScaledGrid(Compression):
             return True
         own = rounded(torch.tensor(float(self.step), dtype=torch.float64), self.dtype, form.dtype)
         return bool((form.step == own.to(form.step.device)).all())
-
-
-def coarse(steps: Tensor) -> Tensor:
-    """The nearest values of few significant bits: a step need not be exact, and these cost a byte at most."""
-    mantissa, exponent = torch.frexp(steps.to(torch.float64))
-    scale = 2 ** (_KEPT_BITS + 1)
-    found = torch.ldexp((mantissa * scale).round() / scale, exponent)
-    return found.clamp(torch.finfo(steps.dtype).tiny, torch.finfo(steps.dtype).max / 2).to(steps.dtype)

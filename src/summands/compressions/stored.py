@@ -10,6 +10,8 @@ from torch import Tensor
 from ..errors import ArgumentError, must
 
 STORED = ("float32", "float16", "bfloat16")
+STEP_BITS = 4
+"""Leading bits of a step that a price has chosen for a slice."""
 
 
 def check_stored(owner: str, dtype: str | None) -> None:
@@ -33,6 +35,18 @@ def rounded(values: Tensor, dtype: str | None, own: torch.dtype | None = None) -
         most *= 1 - torch.finfo(target).eps / 2
     wide = torch.promote_types(values.dtype, target)  # float16 and bfloat16 hold neither of each other's limits
     return values.to(wide).clamp(-most, most).to(target)
+
+
+def leading(values: Tensor, bits: int) -> Tensor:
+    """The nearest values with so many leading bits in their mantissas, in the dtype and range of their own."""
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent).to(values.dtype)
+
+
+def coarse(steps: Tensor, bits: int = STEP_BITS) -> Tensor:
+    """The nearest values of few leading bits: a step need not be exact, and these cost a byte at most."""
+    found = leading(steps.to(torch.float64), bits)
+    return found.clamp(torch.finfo(steps.dtype).tiny, torch.finfo(steps.dtype).max / 2).to(steps.dtype)
 
 
 def value_bits(dtype: torch.dtype, exponent_bits: float) -> float:

@@ -31,6 +31,8 @@ class Form(ABC):
     """Fields that training may move while all others stay frozen."""
     is_linear: ClassVar[bool] = False
     """True when every entry of the weight is linear in one entry of each of these, the others fixed."""
+    scaling: ClassVar[str | None] = None
+    """The one of them, if any, that multiplies all the weight, or each slice, and may be stored in few bits."""
 
     shape: torch.Size
     dtype: torch.dtype

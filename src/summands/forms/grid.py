@@ -24,6 +24,7 @@ class Grid(ElementwiseForm):
     """
 
     continuous: ClassVar[tuple[str, ...]] = ("step",)
+    scaling: ClassVar[str | None] = "step"
     levels: Tensor
     step: Tensor
     axis: int | None = None

@@ -25,6 +25,7 @@ class Trellis(Form):
     """
 
     continuous: ClassVar[tuple[str, ...]] = ("step",)
+    scaling: ClassVar[str | None] = "step"
     is_linear: ClassVar[bool] = True
     levels: Tensor
     step: Tensor

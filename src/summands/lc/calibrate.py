@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import CalibrationError, must
 from .moments import Moments
 from .observe import Inputs, Observer, Product, See, answer, check_calibration, feed
-from .statistics import StatisticsShift
+from .statistics import Precision, StatisticsShift
 
 Distance = Literal["values", "softmax"]
 """Between two outputs: half the squared difference; or the Kullback-Leibler divergence of their softmax, in nats."""
@@ -226,15 +226,19 @@ class Calibration:
     def _half(self) -> int:
         return sum(1 for _ in self.batches) // 2
 
-    def shift(self, current: nn.Module) -> None:
-        """Moves the running statistics of `current` by what compression moved its activations."""
+    def shift(self, current: nn.Module, precisions: Sequence[Precision]) -> None:
+        """Moves the running statistics of `current` by what compression moved its activations.
+
+        Args:
+            precisions: of each normalisation.
+        """
         with torch.no_grad(), self.at_hand, StatisticsShift(self.original, current) as shift:
             for batch in self.batches:
                 with shift.of_original():
                     feed(self.original, batch)
                 with shift.of_current():
                     feed(current, batch)
-            shift.settle()
+            shift.settle(precisions)
 
     def sensitivities(self, names: Sequence[str], distance: Distance, seed: int) -> dict[str, Tensor]:
         """For every weight the mean square gradient of the distance's root, summed over all but its first axis.

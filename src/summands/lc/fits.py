@@ -17,7 +17,10 @@ from ..records import LayerRecord
 from .calibrate import Calibration, Tally
 from .moments import Moments
 from .options import PostTraining
+from .passes import batch_norm_layers
+from .precision import precisions
 from .quadratic import Fitted, QuadraticLearner, fit
+from .statistics import norm_parameters
 
 EVENED = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """What is tried: the share of an even sensitivity in those of a layer's outputs."""
@@ -52,16 +55,15 @@ class LayerFits:
     Attributes:
         read: the original of a weight by its name, perhaps read anew each time.
         sizes: entries of each.
-        felt: the sum of each one's sensitivities F; None where every layer answers for its own outputs.
-        by_row: what each one's rows have of F, in two halves of the inputs; nothing where rows count alike.
+        sensitivities: what each one's rows have of its sensitivity F, in two halves of the inputs, and likewise the
+            entries of normalisations; None where every layer answers for its own outputs.
         layers: those whose inputs are known at present.
     """
 
     tasks: Sequence[Task]
     read: Callable[[str], Tensor]
     sizes: Mapping[str, int]
-    felt: Mapping[str, float] | None
-    by_row: Mapping[str, Tensor]
+    sensitivities: Mapping[str, Tensor] | None
     options: PostTraining
     original: nn.Module
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -78,10 +80,11 @@ class LayerFits:
         """With the sensitivities of the tasks' weights, as `options` ask for them."""
         parameters = dict(data.original.named_parameters())
         names = [name for task in tasks for name in task.weights]
-        measured = {} if options.distance is None else data.sensitivities(names, options.distance, seed)
-        felt = None if options.distance is None else {name: float(f.sum()) for name, f in measured.items()}
-        by_row = measured if options.by_row else {}
-        return cls(tasks, read, {n: parameters[n].numel() for n in names}, felt, by_row, options, data.original)
+        sizes = {name: parameters[name].numel() for name in names}
+        if options.distance is None:
+            return cls(tasks, read, sizes, None, options, data.original)
+        asked = list(dict.fromkeys([*names, *norm_parameters(data.original)]))
+        return cls(tasks, read, sizes, data.sensitivities(asked, options.distance, seed), options, data.original)
 
     # What a weight's error counts
 
@@ -104,15 +107,15 @@ class LayerFits:
 
     def _felt_by_rows(self, name: str, moments: Moments) -> Tensor | None:
         """How much the output feels an error of each row, over the mean; None where nothing tells them apart."""
-        if moments.is_diagonal or name not in self.by_row:
+        if moments.is_diagonal or self.sensitivities is None or not self.options.by_row:
             return None
         traces = moments.gram.double().diagonal(dim1=1, dim2=2).sum(1).cpu()
-        halves = self.by_row[name].reshape(2, len(traces), -1) / traces.clamp_min(1e-300)[:, None]
+        halves = self.sensitivities[name].reshape(2, len(traces), -1) / traces.clamp_min(1e-300)[:, None]
         return evened((halves * (traces > 0)[:, None]).reshape(2, -1))
 
     def _felt_by(self, name: str, weight: Tensor, moments: Moments, rows: Tensor | None) -> float:
         """F / (2 trace): the error of an even change e of all entries is then exactly 1/2 sum F e^2."""
-        if self.felt is None:
+        if self.sensitivities is None:
             return _OWN
         if moments.is_diagonal:
             trace = weight[0].numel() * float(moments.gram.double().sum())
@@ -120,7 +123,7 @@ class LayerFits:
             traces = moments.gram.double().diagonal(dim1=1, dim2=2).sum(1).cpu()
             counts = torch.ones(weight.shape[0], dtype=torch.float64) if rows is None else rows
             trace = float(counts.reshape(len(traces), -1).sum(1) @ traces)
-        return self.felt[name] / (2 * trace) if trace else 0.0
+        return self._total(name) / (2 * trace) if trace else 0.0
 
     def _layer(
         self,
@@ -139,24 +142,34 @@ class LayerFits:
 
     def plain_scale(self, names: Sequence[str]) -> float:
         """What a squared error of weights counts that no product tells of: half the mean of F."""
-        if self.felt is None:
+        if self.sensitivities is None:
             return _OWN
-        known = names if any(self.felt[n] for n in names) else list(self.felt)
-        return sum(self.felt[n] for n in known) / (2 * sum(self.sizes[n] for n in known)) or 1.0
+        known = names if any(self._total(n) for n in names) else list(self.sizes)
+        return sum(self._total(n) for n in known) / (2 * sum(self.sizes[n] for n in known)) or 1.0
+
+    def _total(self, name: str) -> float:
+        assert self.sensitivities is not None
+        return float(self.sensitivities[name].sum())
 
     def error(self, name: str, form: Form) -> float:
         """The output's distance that this form causes, by the quadratic."""
         if name in self.layers:
             return self.layers[name].learner.error(name, form.dense())
-        change = (form.dense().double() - self.read(name).double()).square()
-        return float(change.sum()) * self.plain_scale([name])
+        return self.error_of(name, form.dense().double() - self.read(name).double())
 
     def error_of_nothing(self, name: str) -> float:
         """The distance with zeros in the weight's place."""
         if name in self.layers:
             learner = self.layers[name].learner
             return learner.metrics[name].error(learner.targets[name])
-        return float(self.read(name).double().square().sum()) * self.plain_scale([name])
+        return self.error_of(name, self.read(name))
+
+    def error_of(self, name: str, change: Tensor) -> float:
+        """The distance that a change of the weight causes."""
+        if name in self.layers:
+            metric = self.layers[name].learner.metrics[name]
+            return metric.error(metric.rows(change))
+        return float(change.double().square().sum()) * self.plain_scale([name])
 
     def record(self, name: str, form: Form) -> LayerRecord:
         """What is said of a form in this weight's place."""
@@ -220,6 +233,12 @@ class LayerFits:
         return QuadraticLearner(weights, {n: self.layers[n].moments for n in names}, self.options.damping)
 
     # What follows a weight
+
+    def shift_statistics(self, data: Calibration, current: nn.Module, price: float | None) -> None:
+        """Moves the running statistics of `current`, and rounds them as the price asks for, if there is one."""
+        if batch_norm_layers(current):
+            known = (self.sensitivities if price else None) or {}
+            data.shift(current, precisions(self.original, known, price or 1.0))
 
     def correct_bias(self, current: nn.Module, name: str, form: Form) -> None:
         """b + W0 E[x] - W E[xh]: the mean output is the original's."""

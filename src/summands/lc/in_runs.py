@@ -12,7 +12,6 @@ from ..forms import Form
 from ..records import LayerRecord
 from .calibrate import Calibration, Tally
 from .fits import LayerFits
-from .passes import batch_norm_layers
 from .statistics import StatisticsShift
 
 
@@ -41,8 +40,7 @@ class InRuns:
         rows = self._settled([name for name in self.fits.sizes if name not in sizes], {})
         for run in runs:
             rows += self._settled(run, self._tallies(run, is_changed=bool(rows)))
-        if batch_norm_layers(self.current):
-            self.data.shift(self.current)
+        self.fits.shift_statistics(self.data, self.current, None)
         return rows
 
     def _tallies(self, run: Sequence[str], is_changed: bool) -> dict[str, Tally]:

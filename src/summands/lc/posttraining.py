@@ -32,7 +32,8 @@ from .in_runs import InRuns
 from .judge import Evaluate, error_of
 from .observe import Inputs
 from .options import PostTraining
-from .passes import back_on_constraints, batch_norm_layers, settled, shrunk
+from .passes import back_on_constraints, settled, shrunk
+from .precision import coarsened, finer_bytes
 from .statistics import StatisticsShift, halve_statistics
 
 Report = Callable[[StepRecord | LayerRecord], None]
@@ -44,6 +45,8 @@ _MOST_BITS = 24
 """An entry: a budget may leave far more than any weight can use."""
 _SPARE = 16
 """Share of a budget, and bytes, that are left for what happens to biases and statistics afterwards."""
+_MOST_HELD = 0.02
+"""Share of a budget that is left for finer steps, where training will move them."""
 
 
 @dataclass
@@ -61,6 +64,7 @@ class PostTrainer:
     history: list[StepRecord] = field(default_factory=list)
     layers: list[LayerRecord] = field(default_factory=list)
     _price: float | None = None
+    _held: int = 0
 
     def run(self) -> tuple[Network, list[StepRecord], list[LayerRecord], Verdict]:
         """The compressed network, the history, a record of every weight, and how it ended."""
@@ -97,9 +101,14 @@ class PostTrainer:
     def _at_once(self, names: Sequence[str]) -> dict[str, Form]:
         """All layers at one price, their moments held together."""
         self._fits.note(self._data.tally(names))
-        forms, price = self._project_all(self._aim(), slack=_ROUGH if self.options.drift else _FINE)
-        if self.options.drift:
+        drift = self.options.drift
+        forms, price = self._project_all(self._aim(), slack=_ROUGH if drift else _FINE)
+        if self.options.tune and self.limit is not None and price:
+            finer = finer_bytes(forms, price, self._fits.error_of)
+            self._held = min(finer, int(_MOST_HELD * self.limit.most))
+        if drift:
             self._follow_drift(forms, price)
+        if drift or self._held:
             forms, price = self._project_all(self._aim(), price)
         self._finish(forms)
         forms = self._back_within(forms, price)
@@ -115,7 +124,7 @@ class PostTrainer:
         The next projection counts them as they are now, and they change little once more; if too much, it aims lower.
         """
         aim = self._aim()
-        while aim is not None and self.limit is not None and (excess := self._size(forms) - self.limit.most) > 0:
+        while aim is not None and self.limit is not None and (excess := self._over(forms) + self._held) > 0:
             forms, price = self._project_all(aim, price)
             self._finish(forms)
             aim -= 2 * excess
@@ -138,7 +147,11 @@ class PostTrainer:
     # The C step of the whole network
 
     def _aim(self) -> int | None:
-        return None if self.limit is None else int((1 - _ROOM) * self.limit.most) - _SPARE
+        return None if self.limit is None else int((1 - _ROOM) * self.limit.most) - _SPARE - self._held
+
+    def _over(self, forms: Mapping[str, Form]) -> int:
+        """Bytes beyond the limit, if there is one."""
+        return 0 if self.limit is None else self._size(forms) - self.limit.most
 
     def _size(self, forms: Mapping[str, Form]) -> int:
         return measure(snapshot(self.model, forms)).size_bytes
@@ -203,8 +216,7 @@ class PostTrainer:
         load_into(self.model, {**snapshot(self.model, {}), **forms})
         for name, form in forms.items():
             self._fits.correct_bias(self.model, name, form)
-        if batch_norm_layers(self.model):
-            self._data.shift(self.model)
+        self._fits.shift_statistics(self._data, self.model, self._price)
 
     def _tune(self, forms: Mapping[str, Form], best: Network) -> Network:
         options = self.options
@@ -222,7 +234,9 @@ class PostTrainer:
         for task in tasks:
             price = None if self._price is None else self._price / self._fits.plain_scale(task.weights)
             forms = back_on_constraints([task], forms, price)
-        if self.limit is None or self._size(forms) <= self.limit.most:
+        if self._price:
+            forms = coarsened(forms, self._price, self._fits.error_of)
+        if self.limit is None or self._over(forms) <= 0:
             return forms
         return shrunk(self.limit, tasks, forms, snapshot(self.model, {}))
 

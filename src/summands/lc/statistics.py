@@ -7,17 +7,16 @@ compression did, and it is measured on the same inputs in both networks.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..compressions.stored import leading
 from .passes import batch_norm_layers, statistics_of
-
-_MANTISSA = 11
-"""Bits that a statistic keeps: those of a float16. What rounding moves is far below what compression moves."""
+from .precision import MOST_BITS, Precision
 
 
 class StatisticsShift:
@@ -70,25 +69,30 @@ class StatisticsShift:
         with _hooked([layer for _, layer in self._pairs], move):
             yield
 
-    def settle(self) -> None:
-        """Keeps the average over all batches, in half precision."""
+    def settle(self, precisions: Sequence[Precision]) -> None:
+        """Keeps the average over all batches, this exactly."""
         for i, moved in self._sums.items():
-            self._kept[i] = (halved(torch.stack([m for m, _ in moved]).mean(0)),
-                             halved(torch.stack([v for _, v in moved]).mean(0)))  # fmt: skip
-
-
-def halved(values: Tensor) -> Tensor:
-    """Each value with the 11 leading bits of a float16, in the dtype and range of its own."""
-    mantissa, exponent = torch.frexp(values)
-    return torch.ldexp((mantissa * 2.0**_MANTISSA).round() / 2.0**_MANTISSA, exponent).to(values.dtype)
+            mean, var = (torch.stack(values).mean(0) for values in zip(*moved, strict=True))
+            eps, own = self._pairs[i][1].eps, precisions[i]
+            if own.step:  # a power of two, of which a multiple has few bits
+                step = torch.exp2((own.step * (var + eps).sqrt()).log2().round())
+                mean = (mean / step).round() * step
+            self._kept[i] = (leading(mean, MOST_BITS), leading(var, own.bits))
 
 
 def halve_statistics(model: nn.Module) -> None:
-    """Rounds the running statistics of a network so, in place."""
+    """Rounds the running statistics of a network as a float16 would, in the dtype and range of their own, in place."""
     with torch.no_grad():
         for layer in batch_norm_layers(model):
             for statistic in statistics_of(layer):
-                statistic.copy_(halved(statistic))
+                statistic.copy_(leading(statistic, MOST_BITS))
+
+
+def norm_parameters(model: nn.Module) -> list[str]:
+    """The names of the scales and shifts behind running statistics."""
+    layers = {id(layer) for layer in batch_norm_layers(model)}
+    owned = {id(p) for module in model.modules() if id(module) in layers for p in module.parameters(recurse=False)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in owned]
 
 
 def _copied(layer: nn.modules.batchnorm._NormBase) -> tuple[Tensor, Tensor]:
