@@ -37,7 +37,7 @@ from summands.lc.training import Train
 from summands.report.tables import render
 from summands.selection.search import COMBINATIONS
 from summands.zoo.data import Split, load
-from summands.zoo.train import RECIPES, Batches, Recipe, error, reference
+from summands.zoo.train import RECIPES, Batches, Recipe, channels_last, error, reference
 
 KEPT = "Keep('float16')"
 FIXED = {
@@ -144,7 +144,7 @@ def run(job: str) -> dict[str, Any]:
     name, way = job.split(": ", 1)
     subject, trained = SUBJECTS[name], reference(SUBJECTS[name].reference)
     data = load(RECIPES[subject.reference].data)
-    trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(trained.model)
     budget = None if way in FIXED else way.split(": ")[0]
     if budget == "matched":
         budget = f"{sm.compress(trained.model, plan_of(trained.model, subject.matched)).size_bytes} B"

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.table import Table
 
 import summands as sm
@@ -33,7 +32,7 @@ from benchmarks.record import read_result
 from summands.lc.training import Train
 from summands.report.tables import render
 from summands.zoo.data import Data, load
-from summands.zoo.train import RECIPES, error, reference
+from summands.zoo.train import RECIPES, channels_last, error, reference
 
 POINTS = (0.1, 0.5, 1.0)
 GRIDS = sm.Plan({"*": "Grid('auto')"})
@@ -86,8 +85,7 @@ def run(job: str) -> dict[str, Any]:
     """One file, and what is left of the network."""
     name, way, budget, seed = job.split()
     trained, data = reference(name, int(seed)), load(RECIPES[name].data)
-    if RECIPES[name].network != "lenet300":
-        trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(trained.model)
     if way == "LC":
         result = sm.compress(
             trained.model,

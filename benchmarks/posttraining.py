@@ -42,6 +42,7 @@ from summands.forms import Form
 from summands.network import load_into
 from summands.records import StepRecord
 from summands.report.tables import render
+from summands.zoo.train import channels_last
 
 # fmt: off
 PHOTOS = (
@@ -137,7 +138,7 @@ def run(job: str) -> dict[str, Any]:
     # A file for evaluation alone: BatchNorm's scales belong into the weights. Training needs them.
     model = fold_batch_norms(each.model, each.calibration_batches(2)[0])
     if way == "LC":
-        model = copy.deepcopy(each.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = channels_last(copy.deepcopy(each.model))
         arguments = _training(name)
     if way in ("direct", "LC"):
         arguments["importance"] = "relative" if name in NORMALISED else None

@@ -36,7 +36,7 @@ from benchmarks.record import RESULTS, read_result, write_result
 from summands.report.tables import render
 from summands.zoo.cache import cache_dir, store
 from summands.zoo.data import load
-from summands.zoo.train import RECIPES, error, fit, reference
+from summands.zoo.train import RECIPES, channels_last, error, fit, reference
 
 RULES = ("surp-paper", "surp-authors", "lamp", "erk", "uniform", "global")
 CODED: dict[str, Literal["paper", "authors"]] = {"coded surp-paper": "paper", "coded surp-authors": "authors"}
@@ -98,7 +98,7 @@ def measured(name: str, seed: int = 0) -> Measured:
         other = network(name)
         return Measured(other.model, lambda m: 100 * (1 - other.evaluate(m)["agreement"]), 0.0, ())
     trained, data = reference(subject.reference, seed), load(RECIPES[subject.reference].data)
-    trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(trained.model)
     return Measured(
         trained.model,
         lambda model: error(model, data.test.images, data.test.labels),

@@ -17,7 +17,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 import summands as sm
@@ -25,7 +24,7 @@ from benchmarks.jobs import checkpoint, run_jobs
 from summands.report.tables import render
 from summands.taskfile import load_task
 from summands.zoo.data import load
-from summands.zoo.train import error, reference
+from summands.zoo.train import channels_last, error, reference
 
 ROOT = Path(__file__).parent.parent
 RECORDS = {"lenet300": "EPR: 8.56 kB at 1.9 %", "lenet5": "EPR: 2.84 kB at 0.9-1.0 %; MIRACLE: 1.52 kB, 0.96 %"}
@@ -39,10 +38,8 @@ def run(job: str) -> dict[str, Any]:
     task = load_task(ROOT / "benchmarks" / "tasks" / f"{name}_record.py")
     assert task.train is not None and task.evaluate is not None
     trained, test = reference(f"{name}-mnist", int(seed)), load("mnist").test
-    if name == "lenet5":
-        trained.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     result = sm.compress(
-        trained.model,
+        channels_last(trained.model),
         sm.Plan.from_file(ROOT / "plans" / f"{name}-record.yaml"),
         budget=budget,
         train=task.train,

@@ -4,14 +4,14 @@ import torch
 
 import summands as sm
 from summands.zoo.data import load
-from summands.zoo.train import error, reference
+from summands.zoo.train import channels_last, error, reference
 
 data = load("mnist")
 schedule = sm.Schedule(steps=8, mu0=2e-3, growth=1.6, epochs=1, finetune=3)
 
 
 def model():
-    return reference("lenet5-mnist").model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # trains faster
+    return channels_last(reference("lenet5-mnist").model)
 
 
 def train(model, penalty, step):

@@ -12,13 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from . import container
-from .atomic import check_place
 from .coding.limits import LEAST_LIMITED, limits_of
 from .errors import MismatchError, must
 from .forms import Form, relative_error
 from .rates import laplace_fits, rate_table
 from .records import DeclaredRecord, LimitRecord
-from .report.plots import plot_rates
+from .report.plots import picture_kind, plot_rates
 from .report.tables import declared_table, fit_table, limits_table, rates_table
 from .shards import Shards
 
@@ -130,11 +129,12 @@ def rates(
     as_json: Json = False,
 ) -> None:
     """Show what the weights must cost and do cost: Laplace fits, D(R), successive pruning, embedded quantiser."""
+    if picture is not None:
+        picture_kind(picture)  # before any work
     named = Shards(network).tensors()
     weights = {n: w for n, w in named.items() if w.ndim >= 2 and w.is_floating_point() and w.any()}
     fits, rows = laplace_fits(weights), rate_table(weights, distortion)
     if picture is not None:
-        check_place(picture)
         plot_rates(rows, picture)
     if as_json:
         typer.echo(json.dumps({"fits": [asdict(f) for f in fits], "rates": [asdict(r) for r in rows]}, indent=2))

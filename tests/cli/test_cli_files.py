@@ -121,6 +121,8 @@ def test_rates_of_a_checkpoint(folder: Path, run, tmp_path: Path) -> None:
     code, out, _ = run("rates", path, "--distortion", 0.8)
     assert code == 0 and "fc.weight" in out and "SuRP" in out
     assert_refused(run("rates", folder / "plan.yaml"))
+    assert_refused(run("rates", folder / "absent.safetensors", "--picture", tmp_path / "r.docx"), "ending")
+    assert_refused(run("rates", folder / "absent.safetensors", "--picture", tmp_path / "none" / "r.svg"), "folder")
 
 
 def test_every_command_explains_itself(run) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..atomic import whole_file
+from ..atomic import check_place, whole_file
 from ..errors import ArgumentError, must
 from ..records import RateRecord, StepRecord, WeightRecord
 
@@ -98,12 +98,19 @@ def _draw_bytes(axes: Any, rows: Sequence[WeightRecord]) -> None:
 def _save(figure: Any, path: Path, dpi: int) -> None:
     """What is at `path` is replaced by the whole picture, or stays."""
     _pyplot().close(figure)  # which can still be drawn
-    formats = figure.canvas.get_supported_filetypes()
+    kind = picture_kind(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+
+
+def picture_kind(path: Path) -> str:
+    """The kind of picture that a name asks for; ArgumentError or FileError where no picture can be put there."""
+    formats = _pyplot().FigureCanvasBase.get_supported_filetypes()
     kind = path.suffix.removeprefix(".").lower()
     if kind not in formats:
         raise ArgumentError(must("the ending of a picture's name", f"one of {', '.join(sorted(formats))}", str(path)))
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+    check_place(path)
+    return kind
 
 
 def _pyplot() -> Any:
