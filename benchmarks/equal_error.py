@@ -6,7 +6,7 @@ interpolated on each way's lower hull, in the mean over seeds where there are se
 budget, from 1,024 training images without labels. "LC": `Grid("auto")`, whose levels are too few for a trellis to gain,
 and the whole training set, the iterate chosen by the validation error. Every setting is in results/equal_error.json
 with its test error; reading a curve by test error flatters a way the more points it has, and NNCodec and the direct
-grids have the most. The calibrated files in the result were made of plain grids, and are still to be made again.
+grids have the most.
 
     python -m benchmarks.equal_error             # or some jobs, such as "lenet5-mnist LC 4000 0"
 

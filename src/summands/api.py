@@ -76,7 +76,7 @@ def compress(
         evaluate: the error of a model on validation data, to be small; decides which iterate is kept.
         inputs: batches of the model's input for BatchNorm statistics; needed if the model has BatchNorm and is trained,
             and for a budget of FLOPs.
-        schedule: how mu grows, and how long to train.
+        schedule: how mu grows, how long to train, and how the budget tightens.
         seed: all randomness derives from it.
         checkpoint: a file that is rewritten after every step.
         resume: go on from that file if it exists; the bytes are those of an uninterrupted run.
@@ -140,6 +140,8 @@ def compress(
         result = _result(network, matched, reference, history, verdict, limit, recipe)
         return replace(result, layers=tuple(layers))
     schedule = schedule or Schedule()
+    if schedule.budget_start > 1 and wanted is None:
+        raise ArgumentError(must("budget", "given where the schedule has a `budget_start`", None))
     drop = None if wanted is None else wanted.max_drop
     recipe = recipe_of(plan, limit, schedule if train else None, seed, drop, importance)
 

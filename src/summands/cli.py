@@ -78,6 +78,9 @@ def compress(
     growth: Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in each L step.")] = None,
     finetune: Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")] = None,
+    budget_start: Annotated[
+        float | None, typer.Option(help="First step's budget, as a multiple of the budget.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Rewritten after every step. [default: OUTPUT.checkpoint, removed at the end]")
@@ -116,9 +119,20 @@ def compress(
         got = str(source) if task else f"--budget {budget}"
         remedy = "a budget needs the whole network in memory: a task file alone, whose model() loads it"
         raise ArgumentError(must("the source for --task", "a checkpoint, without a budget", got, remedy))
-    options: dict[str, Any] = {"steps": steps, "mu0": mu0, "growth": growth, "epochs": epochs, "finetune": finetune}
+    options: dict[str, Any] = {
+        "steps": steps,
+        "mu0": mu0,
+        "growth": growth,
+        "epochs": epochs,
+        "finetune": finetune,
+        "budget_start": budget_start,
+    }
     given = {name: value for name, value in options.items() if value is not None}
-    training = [f"--{name}" for name in given] + ["--resume"] * resume + ["--checkpoint"] * (checkpoint is not None)
+    training = (
+        [f"--{name.replace('_', '-')}" for name in given]
+        + ["--resume"] * resume
+        + ["--checkpoint"] * (checkpoint is not None)
+    )
     if training and (task is None or task.train is None):
         raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
     shards = Shards(source) if task is None else None

@@ -43,6 +43,9 @@ def search(
     growth: Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs in each L step.")] = None,
     finetune: Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")] = None,
+    budget_start: Annotated[
+        float | None, typer.Option(help="First step's budget, as a multiple of the budget.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="All randomness of every run derives from it.")] = 0,
     share: Annotated[float, typer.Option(help="Share of its steps that every run may take.")] = 0.5,
     margin: Annotated[float, typer.Option(help="How much worse than a smaller file a run may be.")] = 0.25,
@@ -69,10 +72,19 @@ def search(
     """
     user = load_task(task)
     network = user.network()
-    asked: dict[str, Any] = {"steps": steps, "mu0": mu0, "growth": growth, "epochs": epochs, "finetune": finetune}
+    asked: dict[str, Any] = {
+        "steps": steps,
+        "mu0": mu0,
+        "growth": growth,
+        "epochs": epochs,
+        "finetune": finetune,
+        "budget_start": budget_start,
+    }
     given = {name: value for name, value in asked.items() if value is not None}
     if given and user.train is None:
-        raise ArgumentError(must(task.name, f"a task file with train(...) for --{next(iter(given))}", "no such name"))
+        raise ArgumentError(
+            must(task.name, f"a task file with train(...) for --{next(iter(given)).replace('_', '-')}", "no such name")
+        )
     from .runner import describe, options_of, run_search  # needs POSIX: file locks
 
     patience = Patience(share, margin) if stop else None

@@ -219,6 +219,36 @@ def test_every_iterate_of_a_run_under_a_budget_fits(tmp_path, rule: str) -> None
     assert result.error < learn(budget=400, **options).error
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 30])
+def test_the_budget_falls_to_itself(steps: int) -> None:
+    schedule = Schedule(steps=steps, budget_start=4.0)
+    factors = [schedule.budget_factor(k) for k in range(steps)]
+    assert factors == sorted(factors, reverse=True) and factors[0] == (4.0 if steps > 1 else 1.0)
+    assert all(f == 1 for f in factors[-(steps // 3 or 1) :])
+    assert all(Schedule(steps=steps).budget_factor(k) == 1 for k in range(steps))
+
+
+def test_a_budget_that_tightens() -> None:
+    """Every iterate is as large as its own budget, and only those within the last one are candidates."""
+    budget, schedule = 500, Schedule(steps=9, mu0=1e-2, growth=1.3, finetune=2, budget_start=1.6)
+    plan = sm.Plan({"*.weight": "Prune('auto', dtype='float16')"}, ignore=PLAN.ignore)
+    result = learn(plan=plan, budget=budget, schedule=schedule)
+    sizes = {phase: [row.size_bytes for row in result.history if row.phase == phase] for phase in ("direct", "lc")}
+    assert 0.85 * budget < sizes["direct"][0] <= budget
+    for k, size in enumerate(sizes["lc"]):
+        most = budget * schedule.budget_factor(k)
+        assert 0.8 * most < size <= most, k
+    assert result.error == min(row.error for row in result.history if row.size_bytes <= budget)
+    assert result.size_bytes <= budget
+
+
+def test_a_budget_that_tightens_needs_a_budget() -> None:
+    with pytest.raises(ArgumentError, match="budget_start"):
+        learn(schedule=Schedule(steps=3, budget_start=2))
+    with pytest.raises(ArgumentError, match="budget_start"):
+        sm.PostTraining(schedule=Schedule(budget_start=2))
+
+
 @pytest.mark.parametrize(
     "rule",
     ["ScaledBinary()", "Quantize(3, zero=True)", "Binary() + Prune(keep=0.2)", "Quantize(3, zero=True, per='task')"],
@@ -249,8 +279,11 @@ BUDGETED = {"plan": FREE, "budget": 600}
 """Under this one fine-tuning outgrows the budget and is brought back."""
 
 
+TIGHTENING = {**BUDGETED, "schedule": Schedule(steps=5, mu0=1e-2, growth=1.5, finetune=3, budget_start=2.0)}
+
+
 @pytest.mark.parametrize("rows", range(1, 9))
-@pytest.mark.parametrize("options", [{}, BUDGETED], ids=["fixed", "budget"])
+@pytest.mark.parametrize("options", [{}, BUDGETED, TIGHTENING], ids=["fixed", "budget", "tightening"])
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int, options) -> None:
     whole = learn(seed=3, **options)
     seen = []

@@ -87,7 +87,16 @@ def test_batch_norm_statistics_are_the_plain_average() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": -1}, {"mu0": 0}, {"growth": 0.5}, {"epochs": 0}, {"method": "x"}, {"tolerance": -1}]
+    "options",
+    [
+        {"steps": -1},
+        {"mu0": 0},
+        {"growth": 0.5},
+        {"epochs": 0},
+        {"method": "x"},
+        {"tolerance": -1},
+        {"budget_start": 0.5},
+    ],
 )
 def test_a_bad_schedule_is_refused(options) -> None:
     with pytest.raises(ArgumentError, match=next(iter(options))):

@@ -94,6 +94,8 @@ class Loop:
         state.best = snapshot(self.model, state.forms)
         compressed = time.perf_counter() - began
         self._measure(state, "direct", 0, 0.0, None, 0.0, compressed)
+        if mu is not None and self._is_relaxed(0):
+            state.forms = self._c_step(state, weights, mu, self.schedule.budget_factor(0))
         return state
 
     def _lc(self, state: State, learner: Learner) -> Verdict:
@@ -112,14 +114,15 @@ class Loop:
             began = time.perf_counter()
             weights = self._weights()
             shifted = {name: w - state.multipliers[name] / mus[name] for name, w in weights.items()}
-            state.forms = self._c_step(state, shifted, mu)
+            state.forms = self._c_step(state, shifted, mu, schedule.budget_factor(state.index))
             if schedule.method == "augmented_lagrangian":
                 for name, form in state.forms.items():
                     state.multipliers[name] -= mus[name] * (weights[name] - form.dense())
             compressed = time.perf_counter() - began
             gap = self._measure(state, "lc", state.index, mu, loss, learned, compressed)
+            is_done = gap < schedule.tolerance and not self._is_relaxed(state.index)
             state.index += 1
-            if gap < schedule.tolerance:
+            if is_done:
                 state.index = schedule.steps
             self._save(state)
         lc = [row for row in state.history if row.phase == "lc"]
@@ -133,12 +136,19 @@ class Loop:
         names = [name for task in self.tasks for name in task.weights]
         return {name: mu * float(importance[name]) if name in importance else mu for name in names}
 
-    def _c_step(self, state: State, targets: Mapping[str, Tensor], mu: float | None = None) -> dict[str, Form]:
+    def _is_relaxed(self, index: int) -> bool:
+        """True while the budget of a step is larger than the limit."""
+        return self.limit is not None and self.schedule.budget_factor(index) > 1
+
+    def _c_step(
+        self, state: State, targets: Mapping[str, Tensor], mu: float | None = None, factor: float = 1.0
+    ) -> dict[str, Form]:
+        """At `factor` times the limit, if there is one."""
         previous = state.forms or None
         tasks = self.tasks
-        if previous and state.index >= _CHOOSING * self.schedule.steps:
+        if previous and state.index >= _CHOOSING * self.schedule.steps and factor == 1:
             tasks = settled(tasks, previous)
-        aim = self._aim()
+        aim = self._aim(factor)
         if aim is None:
             return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
         network = snapshot(self.model, {})
@@ -155,11 +165,14 @@ class Loop:
         state.price = found.price
         return found.forms
 
-    def _aim(self) -> Limit | None:
-        """The limit with a little room for what training does to the other tensors."""
-        if self.limit is None or self.limit.unit != "bytes":
-            return self.limit
-        limit, room = self.limit, int(_ROOM * self.limit.most)
+    def _aim(self, factor: float = 1.0) -> Limit | None:
+        """`factor` times the limit, with a little room for what training does to the other tensors."""
+        if self.limit is None:
+            return None
+        limit = replace(self.limit, most=int(factor * self.limit.most))
+        if limit.unit != "bytes":
+            return limit
+        room = int(_ROOM * limit.most)
         return replace(limit, measure=lambda forms: limit.measure(forms) + room)
 
     def _finetune(self, state: State, learner: Learner) -> bool:

@@ -62,6 +62,11 @@ class PostTraining:
             raise ArgumentError(
                 must("PostTraining(distance=...)", "'values' or 'softmax' where `by_row` is True", None)
             )
+        if self.schedule.budget_start > 1:
+            allowed = "1: a layer has no budget of its own"
+            raise ArgumentError(
+                must("PostTraining(schedule=Schedule(budget_start=...))", allowed, self.schedule.budget_start)
+            )
         memory = self.memory_bytes
         if memory is not None and not (isinstance(memory, int) and memory > 0):
             raise ArgumentError(must("PostTraining(memory_bytes=...)", "None or a number of bytes above 0", memory))

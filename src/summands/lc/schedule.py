@@ -1,11 +1,15 @@
-"""How the penalty grows: mu_k = mu0 * growth^k."""
+"""How the penalty grows, mu_k = mu0 * growth^k, and how the budget tightens."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import ArgumentError, must
+
+_TIGHTENING = 2 / 3
+"""Share of the steps in which the budget falls."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Schedule:
             train with the discrete parts frozen.
         method: "augmented_lagrangian" keeps multipliers and needs no mu -> infinity; "quadratic_penalty" does not.
         tolerance: stop once ||w - Delta|| / ||w|| is below it.
+        budget_start: the budget of the first C step, as a multiple of the budget, which is reached after two thirds of
+            the steps by the cubic of gradual pruning (Zhu and Gupta 2017, 1710.01878). A budget so small that the
+            network is lost at once leaves training nothing to follow; then about 5.
 
     >>> Schedule(steps=3, mu0=1e-3, growth=2.0).mu(2)
     0.004
@@ -33,6 +40,7 @@ class Schedule:
     finetune: int = 0
     method: Literal["augmented_lagrangian", "quadratic_penalty"] = "augmented_lagrangian"
     tolerance: float = 1e-4
+    budget_start: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("epochs", 1), ("finetune", 0)):
@@ -45,6 +53,8 @@ class Schedule:
             raise ArgumentError(must("Schedule(growth=...)", "at least 1", self.growth))
         if not self.tolerance >= 0:
             raise ArgumentError(must("Schedule(tolerance=...)", "at least 0", self.tolerance))
+        if not 1 <= self.budget_start < math.inf:
+            raise ArgumentError(must("Schedule(budget_start=...)", "a finite number of at least 1", self.budget_start))
         methods = ("augmented_lagrangian", "quadratic_penalty")
         if self.method not in methods:
             raise ArgumentError(must("Schedule(method=...)", f"one of {methods}", self.method))
@@ -52,3 +62,8 @@ class Schedule:
     def mu(self, index: int) -> float:
         """The penalty weight of step `index`."""
         return self.mu0 * self.growth**index
+
+    def budget_factor(self, index: int) -> float:
+        """The budget of the C step of step `index`, over the budget."""
+        left = max(1 - index / (_TIGHTENING * (self.steps - 1)), 0.0) if self.steps > 1 else 0.0
+        return 1 + (self.budget_start - 1) * left**3
