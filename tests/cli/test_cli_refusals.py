@@ -132,3 +132,4 @@ def test_a_bad_task_file_is_refused(tmp_path: Path, run) -> None:
     assert_refused(run("compress", task), "Module", "int")
     save_file({"w": torch.ones(3, 3)}, tmp_path / "w.safetensors")
     assert_refused(run("compress", tmp_path / "w.safetensors", "--steps", 3), "--steps", "train")
+    assert_refused(run("compress", tmp_path / "w.safetensors", "--budget-start", 3), "--budget-start", "train")

@@ -41,6 +41,16 @@ def test_a_task_file_is_compressed_by_learning_and_evaluated(tmp_path: Path, run
     assert_refused(run("evaluate", out_file, task), "0.weight")
 
 
+def test_a_budget_that_tightens(tmp_path: Path, run) -> None:
+    task, out_file = tmp_path / "task.py", tmp_path / "t.sums"
+    task.write_text(TASK.replace("EPOCHS", "1").replace("Quantize(2) + Prune(keep=0.1)", "Grid('auto')"))
+    options = ("--budget", "350", "--budget-start", 1.4, "--steps", 4, "--json")
+    code, out, _ = run("compress", task, "-o", out_file, *options)
+    sizes = [row["size_bytes"] for row in json.loads(out)["history"] if row["phase"] == "lc"]
+    assert code == 0 and sizes[0] > 400 and max(sizes[-2:]) <= 350 and out_file.stat().st_size <= 350
+    assert_refused(run("compress", task, "-o", out_file, "--budget-start", 2), "budget_start", "budget")
+
+
 def test_an_importance_of_a_task_file_is_taken(tmp_path: Path, run) -> None:
     task, out_file = tmp_path / "task.py", tmp_path / "t.sums"
     text = TASK.replace("EPOCHS", "1")
