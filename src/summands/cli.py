@@ -21,7 +21,8 @@ from . import __version__
 from .api import compress as compress_model
 from .api import prune as prune_model
 from .atomic import check_place
-from .cli_files import Json, MaxBytes, SumsFile, inspect, rates, verify
+from .cli_files import MaxBytes, SumsFile, inspect, rates, verify
+from .cli_options import BudgetStart, Epochs, Finetune, Growth, Json, Mu0, Steps, check_trains, given
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
@@ -73,14 +74,12 @@ def compress(
             'Decides every "auto".'
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="L and C steps; 0 fine-tunes after direct compression.")] = None,
-    mu0: Annotated[float | None, typer.Option(help="First penalty weight.")] = None,
-    growth: Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs in each L step.")] = None,
-    finetune: Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")] = None,
-    budget_start: Annotated[
-        float | None, typer.Option(help="First step's budget, as a multiple of the budget.")
-    ] = None,
+    steps: Steps = None,
+    mu0: Mu0 = None,
+    growth: Growth = None,
+    epochs: Epochs = None,
+    finetune: Finetune = None,
+    budget_start: BudgetStart = None,
     seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Rewritten after every step. [default: OUTPUT.checkpoint, removed at the end]")
@@ -119,22 +118,8 @@ def compress(
         got = str(source) if task else f"--budget {budget}"
         remedy = "a budget needs the whole network in memory: a task file alone, whose model() loads it"
         raise ArgumentError(must("the source for --task", "a checkpoint, without a budget", got, remedy))
-    options: dict[str, Any] = {
-        "steps": steps,
-        "mu0": mu0,
-        "growth": growth,
-        "epochs": epochs,
-        "finetune": finetune,
-        "budget_start": budget_start,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    training = (
-        [f"--{name.replace('_', '-')}" for name in given]
-        + ["--resume"] * resume
-        + ["--checkpoint"] * (checkpoint is not None)
-    )
-    if training and (task is None or task.train is None):
-        raise ArgumentError(must("the source", f"a task file with train(...) for {training[0]}", str(source)))
+    options = given(steps=steps, mu0=mu0, growth=growth, epochs=epochs, finetune=finetune, budget_start=budget_start)
+    check_trains(task, str(source), [*options, *["resume"] * resume, *given(checkpoint=checkpoint)])
     shards = Shards(source) if task is None else None
     network = beside.network() if beside else None
     tensors: torch.nn.Module | Mapping[str, Tensor] = task.network() if task else {}
@@ -166,7 +151,7 @@ def compress(
         known: dict[str, Any] = {n: getattr(task, n) for n in ("evaluate", "inputs", "importance")} if task else {}
         result = compress_model(tensors, chosen, budget=budget, **known)
     else:
-        schedule = replace(task.schedule or Schedule(), **given)
+        schedule = replace(task.schedule or Schedule(), **options)
         result = _learn(task, chosen, budget, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
     result.save(output, metadata=metadata)
     for path in [own_checkpoint, *own_checkpoint.parent.glob(f"{own_checkpoint.name}.[0-9]*")]:
@@ -277,9 +262,8 @@ def prune(
     task = load_task(source)
     if task.train is None or task.plan_at is None:
         raise ArgumentError(must(source.name, "a task file with train(...) and plan_at(sparsity)", "one without"))
-    options = {"levels": _shares(levels), "epochs": epochs, "steps": steps, "finetune": finetune}
-    given = {name: value for name, value in options.items() if value is not None}
-    pruning = replace(task.pruning or Pruning.of_what_is_left(), **given)  # type: ignore[arg-type]
+    options = given(levels=_shares(levels), epochs=epochs, steps=steps, finetune=finetune)
+    pruning = replace(task.pruning or Pruning.of_what_is_left(), **options)
     try:
         output.mkdir(exist_ok=True)
     except OSError as fault:

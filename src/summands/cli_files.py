@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from . import container
+from .cli_options import Json
 from .coding.limits import LEAST_LIMITED, limits_of
 from .errors import MismatchError, must
 from .forms import Form, relative_error
@@ -21,7 +22,6 @@ from .report.plots import picture_kind, plot_rates
 from .report.tables import declared_table, fit_table, limits_table, rates_table
 from .shards import Shards
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 MaxBytes = Annotated[
     int | None, typer.Option(help="Refuse a file that declares more decoded bytes than this, before decoding.")
 ]

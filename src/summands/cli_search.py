@@ -12,7 +12,8 @@ import typer
 
 from . import container
 from .atomic import whole_file
-from .errors import ArgumentError, FileError, must
+from .cli_options import BudgetStart, Epochs, Finetune, Growth, Json, Mu0, Steps, check_trains, given
+from .errors import FileError
 from .forms import Form
 from .journal import read_runs
 from .lc import Schedule
@@ -38,21 +39,19 @@ def search(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = Path("runs"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time, a thread each. [default: cores]")] = None,
-    steps: Annotated[int | None, typer.Option(help="L and C steps of each run.")] = None,
-    mu0: Annotated[float | None, typer.Option(help="First penalty weight.")] = None,
-    growth: Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs in each L step.")] = None,
-    finetune: Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")] = None,
-    budget_start: Annotated[
-        float | None, typer.Option(help="First step's budget, as a multiple of the budget.")
-    ] = None,
+    steps: Steps = None,
+    mu0: Mu0 = None,
+    growth: Growth = None,
+    epochs: Epochs = None,
+    finetune: Finetune = None,
+    budget_start: BudgetStart = None,
     seed: Annotated[int, typer.Option(help="All randomness of every run derives from it.")] = 0,
     share: Annotated[float, typer.Option(help="Share of its steps that every run may take.")] = 0.5,
     margin: Annotated[float, typer.Option(help="How much worse than a smaller file a run may be.")] = 0.25,
     stop: Annotated[bool, typer.Option("--stop/--no-stop", help="Whether to stop runs that were overtaken.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of runs, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find the combination that suits a network: `summands search task.py -b 20x -b 40x -o runs`
 
@@ -72,23 +71,12 @@ def search(
     """
     user = load_task(task)
     network = user.network()
-    asked: dict[str, Any] = {
-        "steps": steps,
-        "mu0": mu0,
-        "growth": growth,
-        "epochs": epochs,
-        "finetune": finetune,
-        "budget_start": budget_start,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if given and user.train is None:
-        raise ArgumentError(
-            must(task.name, f"a task file with train(...) for --{next(iter(given)).replace('_', '-')}", "no such name")
-        )
+    schedule = given(steps=steps, mu0=mu0, growth=growth, epochs=epochs, finetune=finetune, budget_start=budget_start)
+    check_trains(user, task.name, schedule)
     from .runner import describe, options_of, run_search  # needs POSIX: file locks
 
     patience = Patience(share, margin) if stop else None
-    options = options_of(user, replace(user.schedule or Schedule(), **given), seed)
+    options = options_of(user, replace(user.schedule or Schedule(), **schedule), seed)
     ignore = user.plan.ignore if user.plan else ()
     budgets = budget or default_budgets(network)
     wanted = trials(network, budgets, chosen_combinations(combination or ()), ignore=ignore, options=options)
