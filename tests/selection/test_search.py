@@ -79,6 +79,17 @@ def test_patience_counts_steps_and_not_the_direct_iterate() -> None:
     assert not Patience().overtaken_by(replace(late, error=None), [rival])
 
 
+def test_a_run_whose_budget_still_tightens_is_not_stopped() -> None:
+    """Its best within the budget is the direct iterate; what it learned is in larger files, until it is not."""
+    plain = running([9, 5, 5, 5, 5, 5, 5, 5])
+    sizes = [1000, 1900, 1600, 1400, 1200, 1000, 1000, 1000]
+    rows = [replace(row, size_bytes=size) for row, size in zip(plain.history, sizes, strict=True)]
+    rival = run("x", 1000, 1.0)
+    for taken, stops in ((5, False), (6, False), (8, True)):
+        tightening = replace(plain, error=9 if taken == 5 else 5, history=tuple(rows[:taken]))
+        assert (Patience().overtaken_by(tightening, [rival]) is rival) == stops, taken
+
+
 @pytest.mark.parametrize("arguments", [{"share": 0}, {"share": 1.1}, {"margin": -0.1}])
 def test_patience_has_bounds(arguments) -> None:
     with pytest.raises(ArgumentError, match=rf"Patience\({next(iter(arguments))}"):

@@ -124,7 +124,7 @@ class PostTrainer:
         The next projection counts them as they are now, and they change little once more; if too much, it aims lower.
         """
         aim = self._aim()
-        while aim is not None and self.limit is not None and (excess := self._over(forms) + self._held) > 0:
+        while aim is not None and (excess := self._over(forms) + self._held) > 0:
             forms, price = self._project_all(aim, price)
             self._finish(forms)
             aim -= 2 * excess

@@ -105,7 +105,10 @@ def _save(figure: Any, path: Path, dpi: int) -> None:
 
 def picture_kind(path: Path) -> str:
     """The kind of picture that a name asks for; ArgumentError or FileError where no picture can be put there."""
-    formats = _pyplot().FigureCanvasBase.get_supported_filetypes()
+    _pyplot()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
     kind = path.suffix.removeprefix(".").lower()
     if kind not in formats:
         raise ArgumentError(must("the ending of a picture's name", f"one of {', '.join(sorted(formats))}", str(path)))

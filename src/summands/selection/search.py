@@ -71,9 +71,10 @@ class Patience:
     """When to stop a run that others have overtaken.
 
     A run is stopped once it has taken `share` of its steps if a finished file, no larger than this run's best, has an
-    error lower by more than `margin` of its own, and the last quarter of the steps taken so far brought no error lower
-    than those before. It never touches a run that still improves; what it stops might have recovered all the same,
-    which is why a stopped run is marked as such, and goes on from where it stood when a search has no patience.
+    error lower by more than `margin` of its own, and the last quarter of its iterates within the budget brought no
+    error lower than those before. It never touches a run that still improves, or whose budget still tightens; what it
+    stops might have recovered all the same, which is why a stopped run is marked as such, and goes on from where it
+    stood when a search has no patience.
 
     Args:
         share: in (0, 1].
@@ -91,9 +92,12 @@ class Patience:
 
     def overtaken_by(self, run: RunRecord, others: Iterable[RunRecord]) -> RunRecord | None:
         """The finished run that makes this one hopeless, if there is one."""
-        errors = [row.error for row in run.history if row.phase != "reference" and row.error is not None]
+        within = [row for row in run.history if row.size_bytes <= run.limit]
+        errors = [row.error for row in within if row.phase != "reference" and row.error is not None]
         taken = sum(row.phase in ("lc", "finetune") for row in run.history)
         if taken < self.share * run.total or not errors or run.error is None or run.size_bytes is None:
+            return None
+        if within[-1] is not run.history[-1]:
             return None
         last = max(1, len(errors) // 4)
         if min(errors[-last:]) < min(errors[:-last], default=math.inf):
