@@ -166,6 +166,16 @@ def test_a_budget_that_leaves_more_than_the_weights_can_use() -> None:
     assert result.layers[0].relative_error is not None and result.layers[0].relative_error < 1e-4
 
 
+@pytest.mark.parametrize("budget", [8_000, 10_000])
+def test_the_budget_is_filled(budget: int) -> None:
+    """What is left open for biases, and by a price that is not sought to the last digit, is not more than this."""
+    model, inputs, _ = digits()
+    plan = sm.Plan({"*": "Grid('auto')"})
+    options = sm.PostTraining(distance="softmax")
+    result = sm.compress(model, plan, calibration=list(inputs.split(64)), posttraining=options, budget=budget)
+    assert 0.9945 * budget < result.size_bytes <= budget
+
+
 @pytest.mark.parametrize("memory_bytes", [None, 1])
 def test_biases_restore_the_mean_outputs(memory_bytes: int | None) -> None:
     model, inputs, _ = net()

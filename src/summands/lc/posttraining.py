@@ -38,9 +38,9 @@ from .statistics import StatisticsShift, halve_statistics
 
 Report = Callable[[StepRecord | LayerRecord], None]
 
-_FINE, _ROUGH = 0.005, 0.03
+_FINE, _ROUGH = 0.002, 0.03
 """How near to the limit a search for the price comes; roughly, where another one follows."""
-_ROOM = 0.003
+_ROOM = 0.001
 _MOST_BITS = 24
 """An entry: a budget may leave far more than any weight can use."""
 _SPARE = 16

@@ -119,7 +119,7 @@ def allocate(
         if high.size >= (1 - slack) * most or high.price <= low.price * (1 + _CLOSE):
             break
         # A straight line finds the limit fast where sizes are fine; halving is sure where they jump.
-        middle = at(_between(low, high, most) if i % 2 == 0 else math.sqrt(low.price * high.price))
+        middle = at(_between(low, high, (1 - slack / 2) * most) if i % 2 == 0 else math.sqrt(low.price * high.price))
         moved = min(abs(middle.size - end.size) for end in (low, high)) / most
         close = high.price <= low.price * (1 + slack)
         low, high = (low, middle) if middle.size <= most else (middle, high)
@@ -157,11 +157,11 @@ def _bracket(
     )
 
 
-def _between(low: Allocation, high: Allocation, limit: int) -> float:
-    """A price between two, where a straight line through log size over log price meets just under the limit."""
+def _between(low: Allocation, high: Allocation, aim: float) -> float:
+    """A price between two, where a straight line through log size over log price meets the size `aim`."""
     a, b = math.log(low.price), math.log(high.price)
     drop = math.log((low.size + 1) / (high.size + 1))  # nothing at all may cost nothing
-    share = math.log((low.size + 1) / (0.9975 * limit + 1)) / drop if drop > 0 else 0.5
+    share = math.log((low.size + 1) / (aim + 1)) / drop if drop > 0 else 0.5
     # Kept off the ends, so that the bracket shrinks at least by a tenth.
     return math.exp(a + min(max(share, 0.1), 0.9) * (b - a))
 
