@@ -91,7 +91,7 @@ def _after(run: RunRecord | None, event: dict[str, Any]) -> RunRecord:
     if run is None:
         raise ValueError(f"{kind!r} of a run that has not started")
     if kind == "step":
-        step = StepRecord(**{name: event[name] for name in StepRecord.__dataclass_fields__})
+        step = StepRecord(**{name: event[name] for name in StepRecord.__dataclass_fields__ if name in event})
         others = [row for row in run.history if (row.phase, row.index) != (step.phase, step.index)]
         return _measured(replace(run, history=(*others, step)))
     if kind not in ("finished", "stopped", "failed"):

@@ -52,6 +52,7 @@ class StepRecord:
         error: what `evaluate` returned for the compressed network.
         size_bytes: length of the file that holds the compressed network, without metadata.
         learn_seconds, compress_seconds, measure_seconds: L step; C step; encoding, BatchNorm and evaluation.
+        best: true of what was kept as the best so far within the budget: the last such row is the file's.
     """
 
     phase: str
@@ -64,6 +65,7 @@ class StepRecord:
     learn_seconds: float
     compress_seconds: float
     measure_seconds: float
+    best: bool = False
 
     def row(self) -> dict[str, Any]:
         """The record as a plain dictionary."""

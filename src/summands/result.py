@@ -76,9 +76,8 @@ class Result:
 
     @property
     def error(self) -> float | None:
-        """The best error measured on the compressed network; None without `evaluate`."""
-        known = [row.error for row in self.history if row.error is not None and row.phase != "reference"]
-        return min(known, default=None)
+        """What `evaluate` returned for this network; None without it, and where no iterate fitted the budget."""
+        return next((row.error for row in reversed(self.history) if row.best), None)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every dense tensor by name."""

@@ -42,7 +42,7 @@ def smallest_within(make: Make, allowed: float, price: float, *, runs: int, resu
     """
 
     def direct(p: float) -> Tried:
-        return _tried(make(p, None).run(), None)
+        return _tried(make(p, None).run())
 
     best, tried = smallest(direct, allowed, price, tries=_DIRECT_TRIES)
     if runs:
@@ -51,7 +51,7 @@ def smallest_within(make: Make, allowed: float, price: float, *, runs: int, resu
         def trained(ratio: float) -> Tried:
             limit = Limit(int(reference / ratio))
             try:
-                return _tried(make(None, limit).run(resume=resume), limit)
+                return _tried(make(None, limit).run(resume=resume))
             except BudgetError:  # below the smallest file that the plan allows
                 return Tried(limit.most, math.inf)
 
@@ -69,7 +69,7 @@ def smallest_within(make: Make, allowed: float, price: float, *, runs: int, resu
     return Found(network, history, verdict, [(now.size, now.error) for now in tried])
 
 
-def _tried(outcome: tuple[Network, list[StepRecord], Verdict], limit: Limit | None) -> Tried:
+def _tried(outcome: tuple[Network, list[StepRecord], Verdict]) -> Tried:
     network, history, _ = outcome
-    errors = [row.error for row in history if row.error is not None and (not limit or row.size_bytes <= limit.most)]
-    return Tried(file_bytes(network), min(errors, default=math.inf), outcome)
+    errors = [row.error for row in history if row.best and row.error is not None]
+    return Tried(file_bytes(network), errors[-1] if errors else math.inf, outcome)

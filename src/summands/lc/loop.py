@@ -237,12 +237,12 @@ class Loop:
             error = self._error(phase)
         size = measure(network).size_bytes
         # Without `evaluate` the last iterate counts as the best; of equals, the later one.
-        if (error is None or error <= state.best_error) and (
-            self.limit is None or self.limit.measure(network) <= self.limit.most
-        ):
+        fits = self.limit is None or self.limit.measure(network) <= self.limit.most
+        best = fits and (error is None or error <= state.best_error)
+        if best:
             state.best, state.best_error = network, math.inf if error is None else error
         measured = time.perf_counter() - began
-        row = StepRecord(phase, index, mu, loss, gap, error, size, learned, compressed, measured)
+        row = StepRecord(phase, index, mu, loss, gap, error, size, learned, compressed, measured, best)
         state.history.append(row)
         self.report(row)
         return gap

@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -81,7 +81,7 @@ class PostTrainer:
         matrices = [name for name, w in self._weights.items() if w.ndim > 1]
         memory = self.options.memory_bytes
         forms = self._at_once(matrices) if memory is None else self._in_runs(matrices, memory)
-        self._record("calibrated", forms, sum(row.distance for row in self.layers))
+        self._add(self._row("calibrated", forms, sum(row.distance for row in self.layers)), best=True)
         best = snapshot(self.model, forms)
         if self.options.tune:
             best = self._tune(forms, best)
@@ -225,9 +225,10 @@ class PostTrainer:
         tuned = distilled(self.model, forms, restored, self._data, options.distance, options.tune, options.lr)
         network = snapshot(self.model, tuned.forms)
         before = self.history[-1].error
-        row = self._record("tuned", tuned.forms, tuned.after)
+        row = self._row("tuned", tuned.forms, tuned.after)
         fits = self.limit is None or row.size_bytes <= self.limit.most
         better = tuned.after < tuned.before and (row.error is None or before is None or row.error <= before)
+        self._add(row, fits and better)
         return network if fits and better else best
 
     def _restored(self, tasks: Sequence[Task], forms: dict[str, Form]) -> dict[str, Form]:
@@ -242,7 +243,7 @@ class PostTrainer:
 
     # Records
 
-    def _record(self, phase: str, forms: Mapping[str, Form], loss: float) -> StepRecord:
+    def _row(self, phase: str, forms: Mapping[str, Form], loss: float) -> StepRecord:
         moved = sum(float((forms[n].dense().double() - w.double()).square().sum()) for n, w in self._weights.items())
         norm = sum(float(w.double().square().sum()) for w in self._weights.values())
         row = StepRecord(
@@ -258,9 +259,12 @@ class PostTrainer:
             measure_seconds=0.0,
         )
         self._began = time.perf_counter()
+        return row
+
+    def _add(self, row: StepRecord, best: bool) -> None:
+        row = replace(row, best=best)
         self.history.append(row)
         self.report(row)
-        return row
 
 
 def verdict_of(layers: Sequence[LayerRecord]) -> Verdict:
