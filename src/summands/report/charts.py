@@ -70,7 +70,7 @@ def legend(names: Sequence[str]) -> Markup:
 
 
 def path(history: Sequence[StepRecord]) -> Markup:
-    """Loss, gap, error and bytes along the steps, one small picture each; fine-tuning shaded."""
+    """Loss, gap, error and bytes along the steps, one picture each; fine-tuning shaded, a square for the file's."""
     steps = [row for row in history if row.phase != "reference"]
     figures: list[tuple[str, Callable[[StepRecord], float | None], Callable[[float], str]]] = [
         ("training loss", lambda row: row.loss, lambda v: f"{v:.3g}"),
@@ -100,9 +100,10 @@ def _along(
     parts.append(frame(x, y, lambda v: f"{v:.0f}", text, title, "step (0: direct)", whole))
     places = [(x(i), y(v)) for i, v in points]
     parts.append(line(places, "curve", 0))
+    kept = max((i for i, row in enumerate(steps) if row.best), default=None)
     for (i, v), place in zip(points, places, strict=True):
-        row = steps[i]
-        parts.append(mark(*place, 0, f"{row.phase} {row.index}: {text(v)}", size=2.5))
+        said = f"{steps[i].phase} {steps[i].index}: {text(v)}"
+        parts.append(mark(*place, 1, f"{said}, in the file", size=5) if i == kept else mark(*place, 0, said, size=2.5))
     return drawing(410, 212, f"{title} along the steps", *parts)
 
 
