@@ -81,6 +81,22 @@ def test_plain_descent_is_worse() -> None:
     assert both.objective(weight, form, price=price) < 0.85 * least
 
 
+@pytest.mark.parametrize("names", [("auto",) * 3, ("kernel", "spatial", "out")], ids=str)
+@pytest.mark.parametrize("share", [0.02, 0.03, 0.05])
+def test_a_third_term_is_never_worse_than_none(names: tuple[str, ...], share: float) -> None:
+    """With one on its way, ranks of the first two could end elsewhere, or all in one view."""
+    shape, generator = (10, 6, 3, 3), torch.Generator().manual_seed(1)
+    weight = 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    for name, rank in (("kernel", 3), ("spatial", 2), ("out", 1)):
+        part = torch.randn(shape, generator=generator, dtype=torch.float64)
+        weight = weight + truncated(part, parse_view(name), rank) / rank**0.5
+    price = share * float((weight**2).sum()) / weight.numel() * 10 / 56
+    terms = [LowRank("auto", view=name) for name in names]
+    two, three = terms[0] + terms[1], terms[0] + terms[1] + terms[2]
+    reached, wanted = (each.objective(weight, each.project(weight, price=price), price=price) for each in (three, two))
+    assert reached <= wanted * (1 + 1e-6)
+
+
 def test_fixed_ranks_are_pursued_too() -> None:
     shape, *names = PAIRS[0]
     views = [parse_view(name) for name in names]

@@ -38,13 +38,36 @@ def pursued(
         return None  # all in one view: the first term is the optimum
     found: list[dict[str, Form]] = [{} for _ in terms]
     for name, weight in weights.items():
-        likely = _likely_views(terms, weight, mu, price)
-        paths = itertools.product(likely, _turns(len(terms)))
-        states = [_pursuit(terms, views, weight, mu, price, turn) for views, turn in paths]
+        states = (_best_of(terms, chosen, weight, mu, price) for chosen in _choices(terms))
         best = min(states, key=lambda state: state.objective)
         for k, form in enumerate(best.forms(terms, weight)):
             found[k][name] = form
     return list(found)
+
+
+def _choices(terms: Sequence[LowRank]) -> list[tuple[int, ...]]:
+    """Which terms may have a rank: two or more of them. A term that is one too many leads the others astray."""
+    sizes = range(2, len(terms) + 1)
+    if all(term == terms[0] for term in terms):
+        return [tuple(range(size)) for size in sizes]
+    return [chosen for size in sizes for chosen in itertools.combinations(range(len(terms)), size)]
+
+
+def _best_of(
+    terms: Sequence[LowRank], chosen: Sequence[int], weight: Tensor, mu: float | None, price: float | None
+) -> _State:
+    """The best state in which only the chosen terms have a rank."""
+    own = [terms[k] for k in chosen]
+    paths = itertools.product(_likely_views(own, weight, mu, price), _turns(len(own)))
+    states = (_pursuit(own, views, weight, mu, price, turn) for views, turn in paths)
+    best = min(states, key=lambda state: state.objective)
+    place = {k: i for i, k in enumerate(chosen)}
+    return _State(
+        tuple(best.views[place[k]] if k in place else term.views(weight.shape)[0] for k, term in enumerate(terms)),
+        tuple(best.ranks[place[k]] if k in place else 0 for k in range(len(terms))),
+        tuple(best.dense[place[k]] if k in place else torch.zeros_like(best.dense[0]) for k in range(len(terms))),
+        best.objective,
+    )
 
 
 @dataclass(frozen=True)
