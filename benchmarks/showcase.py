@@ -129,8 +129,8 @@ ROWS = {
         {"0": (SELECTED,), "1": (SELECTED,), "2": (SELECTED,)},
         SELECTING, their_epochs=20,
     ),
-    "the same, ours alpha 1.6e-6": Row(
-        {"*.weight": "LowRank('auto', alpha=1.6e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1, {}, SELECTING
+    "the same, ours alpha 1.3e-6": Row(
+        {"*.weight": "LowRank('auto', alpha=1.3e-6)"}, (1.90,), None, 0.1, 1e-3, 1.1, {}, SELECTING
     ),
 }  # fmt: skip
 JOBS = [
