@@ -13,9 +13,9 @@ Both train on all 60,000 images, and the last iterate of each is shown; of ours 
 differs in penalty weights (larger), in the learning rate's fall, by fine-tuning, by smoothed labels, and by weight
 decay where codebooks of two values do not take the first layer: 150 or 400 epochs in the place of 820. In the place of
 5,000 ours keeps 4,900, whose gaps would take more bits than the toolkit's. Rank selection is shown once more with a
-penalty that leaves as little as the toolkit's. No image is left to choose such settings by, since the reference has
-seen all 60,000; they are from some dozen trials on five of the rows, whose test errors we saw; labels are smoothed in
-all, after one on one. Ten images of the 10,000 are 0.1 points. Seconds are of process time.
+penalty that leaves about as little as the toolkit's. No image is left to choose such settings by, since the reference
+has seen all 60,000; they are from some dozen trials on five of the rows, whose test errors we saw; labels are smoothed
+in all, after one on one. Ten images of the 10,000 are 0.1 points. Seconds are of process time.
 
 Runs are kept in the cache folder, and not made again; --gather writes the result of those there are.
 """
