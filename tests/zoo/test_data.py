@@ -73,6 +73,9 @@ def test_an_address_serves_gzip_files(server):
         (folder / name).write_bytes(content)
     assert Address(base).fetch(SIZES) == FILES
     assert Folder(str(folder)).fetch(SIZES) == FILES
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    assert Folder(str(folder), packed=False).fetch(SIZES) == FILES
 
 
 def test_an_address_that_cannot_serve_says_why(server):
@@ -135,6 +138,8 @@ def test_a_debian_package_is_unpacked_not_installed(tools, tmp_path):
     tools("apt-get", 'for last; do :; done; test "$last" = update || : > digits_1_all.deb')
     tools("dpkg-deb", f'test "$1" = --fsys-tarfile && cat {tmp_path}/p.tar')
     assert source.fetch(SIZES) == FILES
+    (tmp_path / "p.tar").write_bytes(tar_of({f"./usr/{name}": content for name, content in FILES.items()}, "w"))
+    assert AptPackage("digits", "./usr/", packed=False).fetch(SIZES) == FILES
     tools("apt-get", 'for last; do :; done; test "$last" = update')
     with pytest.raises(Unavailable, match="apt-get ended with code 1: no message"):
         source.fetch(SIZES)
@@ -177,7 +182,7 @@ def small(monkeypatch, cache):
     """Makes "mnist" a data set of 1,000 + 5,000 + 10,000 equal images that the given sources serve."""
 
     def use(*sources):
-        files = {name: module._File(len(c), hashlib.sha256(c).hexdigest()) for name, c in IDX.items()}
+        files = {name: module.KnownFile(len(c), hashlib.sha256(c).hexdigest()) for name, c in IDX.items()}
         monkeypatch.setitem(module._SETS, "mnist", module._Set(files, sources, (0.5,), (0.25,)))
         return cache / "data" / "mnist"
 

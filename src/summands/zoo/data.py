@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,9 @@ class Data:
 
 
 @dataclass(frozen=True)
-class _File:
+class KnownFile:
+    """What a file is: its bytes, uncompressed, and their sha256."""
+
     size: int
     sha256: str
 
@@ -74,18 +76,18 @@ class _File:
 class _Set:
     """How to get and read one data set: `mean` and `deviation` are of the training pixels in [0, 1]."""
 
-    files: Mapping[str, _File]
+    files: Mapping[str, KnownFile]
     sources: tuple[Source, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
 
-def _idx(train_images: str, train_labels: str, test_images: str, test_labels: str) -> dict[str, _File]:
+def _idx(train_images: str, train_labels: str, test_images: str, test_labels: str) -> dict[str, KnownFile]:
     return {
-        "train-images-idx3-ubyte": _File(47_040_016, train_images),
-        "train-labels-idx1-ubyte": _File(60_008, train_labels),
-        "t10k-images-idx3-ubyte": _File(7_840_016, test_images),
-        "t10k-labels-idx1-ubyte": _File(10_008, test_labels),
+        "train-images-idx3-ubyte": KnownFile(47_040_016, train_images),
+        "train-labels-idx1-ubyte": KnownFile(60_008, train_labels),
+        "t10k-images-idx3-ubyte": KnownFile(7_840_016, test_images),
+        "t10k-labels-idx1-ubyte": KnownFile(10_008, test_labels),
     }
 
 
@@ -122,7 +124,7 @@ _SETS = {
     ),
     "cifar-10": _Set(
         files={
-            f"{name}.bin": _File(30_730_000, sha256)
+            f"{name}.bin": KnownFile(30_730_000, sha256)
             for name, sha256 in {
                 "data_batch_1": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
                 "data_batch_2": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
@@ -164,7 +166,7 @@ def load(name: str) -> Data:
     if name == "digits":
         return _digits()
     spec = _SETS[name]
-    content, source = _files(name, spec)
+    content, source = files(name, spec.files, spec.sources)
     images, labels = (_read_cifar if name == "cifar-10" else _read_idx)(content)
     scale = torch.tensor(spec.deviation).view(-1, 1, 1).mul(255)
     shift = torch.tensor(spec.mean).view(-1, 1, 1).mul(255)
@@ -188,20 +190,24 @@ def _digits() -> Data:
     return Data("digits", 10, train, validation, test, "scikit-learn")
 
 
-def _files(name: str, spec: _Set) -> tuple[dict[str, bytes], str]:
-    """Every file of a data set, verified, and where it came from."""
+def files(name: str, known: Mapping[str, KnownFile], sources: Sequence[Source]) -> tuple[dict[str, bytes], str]:
+    """Every file of a data set, verified and kept in the cache as `name`, and where it came from.
+
+    Raises:
+        FileError: no source could serve it, with the reason of each.
+    """
     folder = cache_dir() / "data" / name
-    content = {file: (folder / file).read_bytes() for file in spec.files if (folder / file).is_file()}
-    if not _mistakes(content, spec.files):
+    content = {file: (folder / file).read_bytes() for file in known if (folder / file).is_file()}
+    if not _mistakes(content, known):
         return content, f"{_origin(folder)} (cached)"
     failures = []
-    for source in spec.sources:
+    for source in sources:
         try:
-            content = source.fetch({file: known.size for file, known in spec.files.items()})
+            content = source.fetch({file: each.size for file, each in known.items()})
         except Unavailable as error:
             failures.append(f"{source}: {error}")
             continue
-        if mistakes := _mistakes(content, spec.files):
+        if mistakes := _mistakes(content, known):
             failures.append(f"{source}: {mistakes}")
             continue
         for file, data in content.items():
@@ -221,7 +227,7 @@ def _origin(folder: Path) -> str:
         return "files put there by hand"
 
 
-def _mistakes(content: Mapping[str, bytes], files: Mapping[str, _File]) -> str:
+def _mistakes(content: Mapping[str, bytes], files: Mapping[str, KnownFile]) -> str:
     for name, file in files.items():
         if name not in content:
             return f"{name} is missing"

@@ -47,15 +47,18 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """A folder of this machine, where an installed package would have put `name.gz`."""
+    """A folder of this machine, where an installed package would have put `name.gz`, or with `packed=False` `name`."""
 
     path: str
+    packed: bool = True
 
     def fetch(self, sizes: Sizes) -> dict[str, bytes]:
+        suffix = ".gz" if self.packed else ""
         try:
-            return {name: _gunzip((Path(self.path) / f"{name}.gz").read_bytes(), size) for name, size in sizes.items()}
+            found = {name: (Path(self.path) / f"{name}{suffix}").read_bytes() for name in sizes}
         except OSError as error:
             raise Unavailable(error.strerror or str(error)) from error
+        return _gunzip_all(found, sizes) if self.packed else found
 
     def __str__(self) -> str:
         return f"folder {self.path}"
@@ -108,10 +111,14 @@ class NpmPackage(Source):
 
 @dataclass(frozen=True)
 class AptPackage(Source):
-    """A Debian package, downloaded by `apt-get` with lists of its own in a temporary folder; `name.gz` is unpacked."""
+    """A Debian package, downloaded by `apt-get` with lists of its own in a temporary folder.
+
+    Of its `folder` it unpacks `name.gz`, or with `packed=False` takes `name`.
+    """
 
     package: str
     folder: str
+    packed: bool = True
 
     def fetch(self, sizes: Sizes) -> dict[str, bytes]:
         with _workshop("apt-get", "dpkg-deb") as home:
@@ -125,8 +132,10 @@ class AptPackage(Source):
             _run(["apt-get", *options, "download", self.package], home)
             next(home.glob("*.deb"), home).rename(home / "package.deb")
             tar = _run(["dpkg-deb", "--fsys-tarfile", "package.deb"], home)
-        packed = _from_tar(tar, self.folder, {f"{name}.gz": size for name, size in sizes.items()})
-        return {name: _gunzip(packed[f"{name}.gz"], size) for name, size in sizes.items()}
+        if not self.packed:
+            return _from_tar(tar, self.folder, sizes)
+        found = _from_tar(tar, self.folder, {f"{name}.gz": size for name, size in sizes.items()})
+        return _gunzip_all({name: found[f"{name}.gz"] for name in sizes}, sizes)
 
     def __str__(self) -> str:
         return f"Debian package {self.package}"
@@ -176,6 +185,10 @@ def _gunzip(content: bytes, size: int) -> bytes:
             return file.read(size + 1)
     except (OSError, EOFError) as error:
         raise Unavailable(f"not a gzip file: {error}") from error
+
+
+def _gunzip_all(packed: Mapping[str, bytes], sizes: Sizes) -> dict[str, bytes]:
+    return {name: _gunzip(packed[name], size) for name, size in sizes.items()}
 
 
 def _from_tar(content: bytes, folder: str, sizes: Sizes) -> dict[str, bytes]:
