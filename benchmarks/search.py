@@ -1,4 +1,4 @@
-"""Which combination for this network? Every combination at five budgets, by `summands search` itself.
+"""Which combination for this network? Every combination at four or five budgets, by `summands search` itself.
 
 LeNet-300-100 on Fashion-MNIST: 8 LC steps of an epoch each and 3 epochs of fine-tuning; on MNIST, for the picture of
 `plane`, 20 and 4. LeNet-5 on MNIST: 8 and 3 with an eighth of the images in each step. One seed; no run is stopped

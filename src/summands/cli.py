@@ -349,7 +349,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Train LeNet-300-100 on real images and compress it 25 times: 1 bit a weight plus 1 % floats."""
+    """Train LeNet-300-100 on real images and compress it 27 times: 1 bit a weight plus 1 % floats."""
     from .demo import run_demo  # needs the extras `plot` and `data`
 
     outcome = run_demo(output, data, seed, say=lambda line: typer.echo(line, err=True))

@@ -237,7 +237,8 @@ def default_plan(tensors: Tensors, *, free: bool = False) -> Plan:
     Matrices and kernels of at least 4,096 entries get `Quantize(64)` each, or, when a budget is to choose (`free`),
     `Grid("auto", trellis=True)`, which fills any. All others are stored as float16 where that is a saving and moves
     them by less than 2^-10 of their norm, and are kept exactly otherwise. Fewer than 64 values are not safe without
-    data: 64, 32 and 16 leave 92, 69 and 52 % of EfficientNet-Lite0's top-1 answers as they were, though LeNets bear 16.
+    data: in a trial 64, 32 and 16 left 92, 69 and 52 % of EfficientNet-Lite0's top-1 answers as they were, though
+    LeNets bear 16.
 
     >>> print(default_plan({"w": torch.ones(64, 64), "b": torch.ones(64)}).to_yaml())
     weights:

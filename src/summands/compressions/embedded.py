@@ -28,7 +28,7 @@ class Embedded(Compression):
     zero. Halved levels are such a quantiser of step 2 s, so that every prefix of the planes is what `Embedded(2^k s)`
     gives. p is the median of all (|w| / s) mod 1 with l > 0, in 1/256, for each plane: the least L1 error. For a
     Laplacian weight and L1 this zone costs at most 1.5 % more bits at the same error than the best scalar quantiser of
-    any zone, at rates up to 4 bits; the theory's bound is 1.15 to 1.3 times lower.
+    any zone, at rates up to 4 bits; the theory's bound is 1.13 to 1.29 times lower.
 
     A rounding to a grid, not a projection: `Grid` has the smaller squared error at a step. Ignores ``mu`` and
     ``price``. Cost O(N) for a step, and about 20 times that for a goal.

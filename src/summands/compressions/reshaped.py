@@ -29,8 +29,8 @@ def pursued(
 ) -> list[Mapping[str, Form]] | None:
     """For each term its forms by weight, near the optimum; None when a weight is too large for this, or has one view.
 
-    On tiny weights of one rank in each of two views, and noise, descent from here ends within 1 % of the best of all
-    ranks and several starts, where descent alone is 22 % above on average (tests/compressions/test_reshaped.py).
+    On tiny weights of one rank in each of two views, and noise, descent from here ends within 2 % of the best of all
+    ranks and several starts (tests/compressions/test_reshaped.py), where descent alone often stays far above it.
     """
     if any(w.numel() > LARGEST or not w.numel() for w in weights.values()):
         return None

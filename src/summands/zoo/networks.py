@@ -122,7 +122,7 @@ class VGG(nn.Module):
 class AlexNet(nn.Module):
     """AlexNet's five convolutions and three dense layers, for small images, every width divided by `divide`.
 
-    Images of 28 x 28 or 32 x 32, without local response normalisation and dropout. Divided by 8 it has 0.50 million
+    Images of 28 x 28 or 32 x 32, without local response normalisation and dropout. Divided by 8 it has 0.47 million
     parameters on one channel of 28 x 28.
     """
 
