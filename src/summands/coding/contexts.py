@@ -230,9 +230,6 @@ def _levels(mode, on_path, state, data, model, x, columns, side, binary, path, n
     return True
 
 
-TREE_CONTEXTS = 256 * CLASSES
-
-
 @njit(cache=True, nogil=True)
 def code_tree(mode, state, data, model, x, columns, bits, centre, choice):
     """Integers of so many bits, the highest bit first; all bits below the eighth are taken as equally likely.
