@@ -19,7 +19,7 @@ import copy
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -47,6 +47,7 @@ class Subject:
         calibrated, learned: budgets in bytes.
         lr, decay: of LC; None trains as `additive` does, with augmentation.
         tight: the budgets that LC reaches from five times as much (`Schedule.budget_start`).
+        importance: of LC; "relative" where BatchNorm makes the size of a weight meaningless.
     """
 
     calibrated: Sequence[int]
@@ -56,6 +57,7 @@ class Subject:
     decay: float = 0.85
     seeds: Sequence[int] = (0, 1, 2)
     tight: Sequence[int] = ()
+    importance: Literal["relative"] | None = None
 
 
 LENET300 = sm.Schedule(steps=20, mu0=1e-3, growth=1.25, finetune=4)
@@ -85,7 +87,12 @@ SUBJECTS = {
         seeds=(0,),
     ),
     "resnet20-fashion-mnist": Subject(
-        (120_000, 90_000, 60_000, 45_000, 30_000), (60_000, 40_000, 25_000), additive.SCHEDULE, None, seeds=(0,)
+        (120_000, 90_000, 60_000, 45_000, 30_000),
+        (60_000, 40_000, 25_000),
+        additive.SCHEDULE,
+        None,
+        seeds=(0,),
+        importance="relative",
     ),
 }
 JOBS = [
@@ -107,6 +114,7 @@ def run(job: str) -> dict[str, Any]:
             trained.model,
             GRIDS,
             budget=int(budget),
+            importance=SUBJECTS[name].importance,
             train=_train(name, data),
             evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
             inputs=data.train.images[:2560].split(128),
