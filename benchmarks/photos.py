@@ -25,6 +25,8 @@ from summands.zoo.data import KnownFile, files
 from summands.zoo.sources import AptPackage, Folder
 
 EVALUATION = ("china", "astronaut", "chelsea", "coffee")
+FEW = ("flower", "rocket", "motorcycle", "camera", "hubble_deep_field", "grass", "brick", "coins")
+"""To calibrate on where any inputs do; `halves` has all there are."""
 # fmt: off
 _OF_PYTHON = (
     (

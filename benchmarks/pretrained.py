@@ -37,7 +37,6 @@ REFERENCES = (
     "lenet5-fashion-mnist",
     "resnet20-fashion-mnist",
 )
-CALIBRATION_PHOTOS = ("flower", "rocket", "motorcycle", "camera", "hubble_deep_field", "grass", "brick", "coins")
 CROPS = 48
 """Of each photo."""
 SENTENCES = 359
@@ -120,10 +119,10 @@ def efficientnet_lite0() -> Network:
         }
 
     def batches(count: int) -> list[Tensor]:
-        each = -(-count // len(CALIBRATION_PHOTOS))
-        crops = photos.crops(map(photos.photo, CALIBRATION_PHOTOS), each, seed=1)
+        each = -(-count // len(photos.FEW))
+        crops = photos.crops(map(photos.photo, photos.FEW), each, seed=1)
         # In turn from every photo, so that any first part holds some of each.
-        order = torch.arange(len(crops)).view(len(CALIBRATION_PHOTOS), each).t().reshape(-1)
+        order = torch.arange(len(crops)).view(len(photos.FEW), each).t().reshape(-1)
         return list(crops[order][:count].split(32))
 
     return Network("efficientnet-lite0", model, evaluate, batches, "agreement")

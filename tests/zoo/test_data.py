@@ -76,6 +76,8 @@ def test_an_address_serves_gzip_files(server):
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     assert Folder(str(folder), packed=False).fetch(SIZES) == FILES
+    (folder / "images").write_bytes(bytes(100_000))
+    assert len(Folder(str(folder), packed=False).fetch(SIZES)["images"]) == SIZES["images"] + 1
 
 
 def test_an_address_that_cannot_serve_says_why(server):

@@ -53,12 +53,12 @@ class Folder(Source):
     packed: bool = True
 
     def fetch(self, sizes: Sizes) -> dict[str, bytes]:
-        suffix = ".gz" if self.packed else ""
         try:
-            found = {name: (Path(self.path) / f"{name}{suffix}").read_bytes() for name in sizes}
+            if self.packed:
+                return _gunzip_all({name: (Path(self.path) / f"{name}.gz").read_bytes() for name in sizes}, sizes)
+            return {name: _first(Path(self.path) / name, size + 1) for name, size in sizes.items()}
         except OSError as error:
             raise Unavailable(error.strerror or str(error)) from error
-        return _gunzip_all(found, sizes) if self.packed else found
 
     def __str__(self) -> str:
         return f"folder {self.path}"
@@ -185,6 +185,11 @@ def _gunzip(content: bytes, size: int) -> bytes:
             return file.read(size + 1)
     except (OSError, EOFError) as error:
         raise Unavailable(f"not a gzip file: {error}") from error
+
+
+def _first(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
 
 
 def _gunzip_all(packed: Mapping[str, bytes], sizes: Sizes) -> dict[str, bytes]:
