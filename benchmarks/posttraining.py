@@ -72,7 +72,7 @@ LEVELS: Mapping[str, Mapping[str, Sequence[float]]] = {
 }
 """At which files are compared with NNCodec's. The divergence is the steadier measure: it counts no answers."""
 OPTIONS = {
-    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True, lr=1e-4),
+    "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True, by_column=True, lr=1e-4),
     "minilm": sm.PostTraining(stages=4),
     "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4),
     "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4),
@@ -106,7 +106,7 @@ def calibration(each: Network) -> list[Any]:
 def options(each: Network, way: str) -> sm.PostTraining:
     chosen = OPTIONS[each.name]
     if way == "diagonal":
-        return replace(chosen, shrinkage=1.0, drift=False)
+        return replace(chosen, shrinkage=1.0, drift=False, by_column=False)
     return replace(chosen, tune=5) if way == "tuned" else chosen
 
 

@@ -104,9 +104,8 @@ def _after(run: RunRecord | None, event: dict[str, Any]) -> RunRecord:
 
 
 def _measured(run: RunRecord) -> RunRecord:
-    """Error, bytes and seconds by the steps so far: the best iterate that the budget allows."""
-    fitting = [row for row in run.history if row.size_bytes <= run.limit and row.error is not None]
-    best = min(reversed(fitting), key=lambda row: row.error or 0.0, default=None)  # of equals the last, as the loop
+    """Error, bytes and seconds by the steps so far: the best iterate is the last that was kept as the best."""
+    best = next((row for row in reversed(run.history) if row.best), None)
     seconds = sum(row.learn_seconds + row.compress_seconds + row.measure_seconds for row in run.history)
     if best is None:
         return replace(run, seconds=seconds)

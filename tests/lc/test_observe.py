@@ -80,35 +80,6 @@ def test_an_embedding_counts_its_tokens_and_never_forgets_one() -> None:
     assert moments.count == 4
 
 
-@pytest.mark.parametrize(("inputs", "columns", "least", "most"), [(20_000, 6, 0.0, 0.0), (40, 48, 0.5, 1.0)])
-def test_correlations_are_given_up_where_few_inputs_do_not_tell_them(
-    inputs: int, columns: int, least: float, most: float
-) -> None:
-    generator = torch.Generator().manual_seed(7)
-    mixing = torch.randn(columns, columns, generator=generator) if least == 0 else torch.eye(columns)
-    x = torch.randn(2 * inputs, columns, generator=generator) @ mixing
-    tally = tallied(nn.Linear(columns, 2), x[:inputs], x[inputs:])["weight"]
-    share, flat = tally.shrinkage(damping=0.001)
-    assert least <= share <= most
-    assert flat == 0 or inputs == 40
-    gram, plain = tally.moments(shrinkage=share).gram, tally.moments().gram
-    assert torch.allclose(gram.diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2))
-    assert torch.allclose(gram[0, 0, 1], (1 - share) * plain[0, 0, 1])
-
-
-def test_features_that_only_other_inputs_show_are_not_taken_as_free() -> None:
-    generator = torch.Generator().manual_seed(7)
-    first, second = torch.rand(2, 30, 40, generator=generator)
-    first[:, 10:25], second[:, 25:] = 0.0, 0.0
-    tally = tallied(nn.Linear(40, 2), first, second)["weight"]
-    share, flat = tally.shrinkage(damping=0.01)
-    assert flat > 0
-    gram, plain = tally.moments(1.0, share, flat).gram, tally.moments().gram
-    diagonal = plain.diagonal(dim1=1, dim2=2)
-    assert torch.allclose(gram.diagonal(dim1=1, dim2=2), (1 - flat) * diagonal + flat * diagonal.mean())
-    assert torch.allclose(gram[0, 0, 1], (1 - share) * (1 - flat) * plain[0, 0, 1])
-
-
 class Twice(nn.Module):
     """One weight in two places, one of them called twice."""
 
@@ -156,23 +127,6 @@ def test_drift_is_the_least_squares_solution() -> None:
     solved = torch.linalg.lstsq(mine, theirs @ weight.double().T).solution.T
     assert torch.allclose(target, solved, atol=1e-3)
     assert not torch.allclose(target, weight.double(), atol=1e-2)
-
-
-@pytest.mark.parametrize("distance", ["values", "softmax"])
-def test_sensitivities_are_the_curvature_of_the_distance(distance: Any) -> None:
-    generator = torch.Generator().manual_seed(5)
-    model = nn.Linear(4, 3, bias=False)
-    x = torch.randn(6, 4, generator=generator)
-    nn.init.normal_(model.weight, std=0.3, generator=generator)
-    found = Calibration(model, [x] * 400).sensitivities(["weight"], distance, 0)["weight"]
-    jacobian = torch.einsum("bk,ij->bijk", x, torch.eye(3)).double()  # sample, output, row, column
-    shares = model(x).softmax(1).double()
-    curvature = torch.eye(3).double().expand(6, 3, 3)
-    if distance == "softmax":
-        curvature = torch.diag_embed(shares) - shares[:, :, None] * shares[:, None, :]
-    exact = torch.einsum("bijk,bil,bljk->j", jacobian, curvature, jacobian) / 6
-    assert torch.allclose(found.sum(0), exact, rtol=0.15)
-    assert torch.allclose(found[0], found[1], rtol=0.3)
 
 
 def test_statistics_move_by_what_compression_moved() -> None:

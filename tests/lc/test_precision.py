@@ -66,7 +66,8 @@ def test_the_sensitivities_of_statistics_are_those_of_scale_and_shift() -> None:
     model, x = normalised()
     names = norm_parameters(model)
     assert names == ["1.weight", "1.bias"]
-    felt = Calibration(model, list(x.split(100))).sensitivities(names, "values", seed=0)
+    sensitivities = Calibration(model, list(x.split(100))).sensitivities(names, "values", seed=0)
+    felt = {name: each.rows for name, each in sensitivities.items()}
     price, moved = 1e-5, 1e-3
     (found,) = precisions(model, felt, price)
     wanted = model(x).detach()

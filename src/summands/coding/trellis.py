@@ -3,7 +3,7 @@
 Two quantisers with twice the step share the work: the first has the even multiples of the step, the second the odd
 ones and zero. Which one an entry uses is known from all entries before it: node n uses the second where n is odd, and
 the parity of the entry's place in its quantiser decides on the next node. The encoder looks for the best path, so that
-entries together are packed more densely than in a cubic lattice: 0.1 to 0.17 bits an entry at the same error
+entries together are packed more densely than in a cubic lattice: about 0.1 bits an entry at the same error
 (Marcellin and Fischer 1990; Fischer and Wang 1992; the nodes are those of ISO/IEC 15938-17).
 """
 

@@ -39,7 +39,7 @@ class Grid(Compression):
     exact. With one, each level is weighed against the bits that the coder's adaptive models would spend on it as they
     stand after the levels before it (coding/pricing.py): near the optimum, and for up to 2^18 entries never worse than
     plain rounding. A trellis lets entries depend on those before them and finds the best path by Viterbi's algorithm
-    (coding/trellis.py): 0.1 to 0.17 bits an entry less at the same error. The weight travels to host memory once and
+    (coding/trellis.py): about 0.1 bits an entry less at the same error. The weight travels to host memory once and
     the levels come back. Cost: 0.2 us an entry at a price, 0.4 us with a trellis; with a free step 13 passes over
     32,768 entries more.
 

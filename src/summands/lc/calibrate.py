@@ -15,17 +15,35 @@ from torch import Tensor, nn
 from ..errors import CalibrationError, must
 from .moments import Moments
 from .observe import Inputs, Observer, Product, See, answer, check_calibration, feed
+from .shrinkage import Shrinkage, best_shrinkage
 from .statistics import Precision, StatisticsShift
 
 Distance = Literal["values", "softmax"]
 """Between two outputs: half the squared difference; or the Kullback-Leibler divergence of their softmax, in nats."""
 
-SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-FLATTENINGS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""What is tried: shares of the correlations, and then of what tells the inputs' sizes apart, that are given up."""
-
-_DRAWS = 32
+AS_THEY_ARE = Shrinkage()
+_DRAWS, _DRAWS_BY_COLUMN = 32, 128
 """Random directions of the output that sensitivities are averaged over, at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Second moments of the gradient G of the distance's root in one weight: rows x n, in groups of rows.
+
+    Attributes:
+        rows: 2 x rows, their squares summed over all but the first axis: of the first half of the batches and of the
+            others, both over the number of all inputs.
+        columns: likewise 2 x groups x n x n, G'G of each group, float32; None where it was not asked for, or where
+            the weight multiplies nothing.
+    """
+
+    rows: Tensor
+    columns: Tensor | None = None
+
+    @property
+    def total(self) -> float:
+        """F: a change e of all entries alike moves the output by 1/2 F e^2."""
+        return float(self.rows.sum())
 
 
 @dataclass
@@ -76,35 +94,26 @@ class Tally:
                 self.cross = _plus(self.cross, other @ block.mT)
                 self.original_total = _plus(self.original_total, other.sum(2))
 
-    def moments(self, scale: float = 1.0, shrinkage: float = 0.0, flattening: float = 0.0) -> Moments:
-        """The means, times a sensitivity, `shrunk` by these shares."""
+    def moments(self, scale: float = 1.0, shrinkage: Shrinkage = AS_THEY_ARE, columns: Tensor | None = None) -> Moments:
+        """The means, times a sensitivity, shrunk; towards the gradients' moments, where they are given."""
         assert self.gram is not None
         if self.total is None:
             frequencies = (self.gram.double() + 1) / (self.count + self.gram.numel())
             return Moments(frequencies * scale, self.count)
-        gram, kept = shrunk(self.gram, shrinkage, flattening), (1 - shrinkage) * (1 - flattening)
-        cross = None if self.cross is None else gram + kept * (self.cross - self.gram)
-        factor = scale / self.count
+        gram, factor = shrinkage(self.gram, columns), scale * shrinkage.reach / self.count
+        cross = None if self.cross is None else gram + shrinkage.kept * (self.cross - self.gram)
         return Moments(gram * factor, self.count, None if cross is None else cross * factor)
 
-    def shrinkage(self, damping: float) -> tuple[float, float]:
-        """The share of SHRINKAGES with which either half of the inputs tells the other half best; then, with that,
-        the share of FLATTENINGS: few inputs leave features unseen, which are no free ones.
-
-        Rounding for moments A makes errors of covariance A^-1. Where B holds, it costs
-        n ln(tr(A^-1 B) / n) + ln det A, twice the nats a row at equal error: the least is at A = B up to a factor.
-        """
-        if self.first is None or self.gram is None or bool((self.first == 0).all()):
-            return 0.0, 0.0
-        halves = [half.double() for half in (self.first, self.gram - self.first)]
-        wanted = [_damped(half, damping) for half in halves[::-1]]
-
-        def cost(share: float, flat: float) -> float:
-            pairs = zip(halves, wanted, strict=True)
-            return sum(_mismatch(_damped(shrunk(a, share, flat), damping), b) for a, b in pairs)
-
-        share = min(SHRINKAGES, key=lambda share: cost(share, 0.0))
-        return share, min(FLATTENINGS, key=lambda flat: cost(share, flat))
+    def shrinkage(self, damping: float, columns: Tensor | None = None, correlations: float | None = None) -> Shrinkage:
+        """`best_shrinkage` by the two halves, whose gradients' moments may be given; none where there is one half."""
+        apart = self.first is not None and self.gram is not None and not bool((self.first == 0).all())
+        if apart and columns is not None:
+            apart = bool(columns.diagonal(dim1=2, dim2=3).sum((1, 2)).all())
+        if not apart or (columns is None and correlations is not None):
+            return Shrinkage(correlations=correlations or 0.0)
+        assert self.first is not None and self.gram is not None
+        halves = (self.first, self.gram - self.first)
+        return best_shrinkage(halves, damping, None if columns is None else tuple(columns), correlations)
 
     def means(self) -> tuple[Tensor, Tensor] | None:
         """E[x] and E[xh], groups x n; None for an embedding."""
@@ -112,27 +121,6 @@ class Tally:
             return None
         original = self.total if self.original_total is None else self.original_total
         return original / self.count, self.total / self.count
-
-
-def shrunk(gram: Tensor, share: float, flat: float = 0.0) -> Tensor:
-    """(1 - share) H + share diag H; and of that (1 - flat), with flat times its mean diagonal."""
-    if not share and not flat:
-        return gram
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    added = (1 - flat) * share * diagonal + flat * diagonal.mean(1, keepdim=True)
-    return (1 - flat) * (1 - share) * gram + torch.diag_embed(added)
-
-
-def _damped(gram: Tensor, damping: float) -> Tensor:
-    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
-    added = max(damping, 1e-4) * torch.where(mean > 0, mean, 1.0)
-    return gram + torch.diag_embed(added[:, None].expand(gram.shape[:2]))
-
-
-def _mismatch(a: Tensor, b: Tensor) -> float:
-    factor = torch.linalg.cholesky_ex(a).L
-    excess = torch.cholesky_solve(b, factor).diagonal(dim1=1, dim2=2).mean(1)
-    return float((a.shape[1] * excess.log() + 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)).sum())
 
 
 def _plus(total: Tensor | None, more: Tensor) -> Tensor:
@@ -240,40 +228,50 @@ class Calibration:
                     feed(current, batch)
             shift.settle(precisions)
 
-    def sensitivities(self, names: Sequence[str], distance: Distance, seed: int) -> dict[str, Tensor]:
-        """For every weight the mean square gradient of the distance's root, summed over all but its first axis.
+    def sensitivities(
+        self, names: Sequence[str], distance: Distance, seed: int, *, by_column: bool = False
+    ) -> dict[str, Sensitivity]:
+        """How much the output feels errors of every weight, by rows and, if asked for, by columns and their products.
 
-        2 x rows, of the first half of the batches and of the others, both over the number of all inputs.
-
-        A change e of the weights moves the output by about 1/2 sum F e^2 with F = E[J' M J], M the curvature of the
+        A change e of the weights moves the output by about 1/2 e'Fe with F = E[J' M J], M the curvature of the
         distance: the Fisher information for "softmax". One random direction of the output for each input, v ~ N(0, M),
-        has E[(J'v)^2] = diag F (Hutchinson), whatever the batch sums over.
+        has E[J'v v'J] = F (Hutchinson), whatever the batch sums over: J'v is the gradient of one backward pass.
         """
         weights = {n: w for n, w in self._weights(self.original, names).items() if w.requires_grad}
         generator = torch.Generator().manual_seed(seed)
         totals = {
             n: torch.zeros(2, w.shape[0], dtype=torch.float64) for n, w in self._weights(self.original, names).items()
         }
+        columns: dict[str, Tensor] = {}
+
+        def see(name: str, product: Product) -> None:
+            if by_column and product.kind != "embedding" and name not in columns:
+                columns[name] = torch.zeros(2, product.groups, product.columns, product.columns)
+
         half = self._half()
-        draws = -(-_DRAWS // max(sum(1 for _ in self.batches), 1))
+        draws = -(-(_DRAWS_BY_COLUMN if by_column else _DRAWS) // max(sum(1 for _ in self.batches), 1))
         count = 0
         with self.at_hand:
             for number, batch in enumerate(self.batches):
-                with torch.enable_grad():
+                with torch.enable_grad(), Observer(weights, see):
                     output = answer(feed(self.original, batch))
                 if not output.requires_grad:
                     allowed = "differentiable in the weights, to measure what it feels of each"
                     remedy = "or leave that out: PostTraining(distance=None)"
                     got = "a forward without gradients"
                     raise CalibrationError(must("the model's output", allowed, got, remedy))
-                rows = {name: total[int(number >= half)] for name, total in totals.items()}
-                with _gradients_seen(weights, rows):
+                own = int(number >= half)
+                rows, products = ({n: t[own] for n, t in found.items()} for found in (totals, columns))
+                with _gradients_seen(weights, rows, products):
                     for draw in range(draws):
                         direction = _direction(output.detach(), distance, generator)
                         retained = draw < draws - 1
                         torch.autograd.backward(output, direction, retained, inputs=list(weights.values()))
                 count += draws * (output.shape[0] if output.ndim else 1)
-        return {name: total / count for name, total in totals.items()}
+        return {
+            name: Sensitivity(total / count, columns[name].div_(count) if name in columns else None)
+            for name, total in totals.items()
+        }
 
     def _until_last(self, names: Sequence[str], see: Callable[..., None]) -> See:
         """`see`, and after the last product that a run of the network has, the end of it."""
@@ -295,14 +293,18 @@ class Calibration:
 
 
 @contextmanager
-def _gradients_seen(weights: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> Iterator[None]:
-    """Adds every gradient's squares, summed over all but the first axis; and drops it, so that one exists at a time."""
+def _gradients_seen(
+    weights: Mapping[str, Tensor], rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Adds every gradient's squares by rows, and G'G where it is wanted; and drops it, so that one exists at a time."""
 
     def add(name: str, weight: Tensor) -> None:
         assert weight.grad is not None
-        squares = weight.grad.double().square()
-        totals[name].add_(squares.reshape(weight.shape[0], -1).sum(1).cpu())
-        weight.grad = None
+        gradient, weight.grad = weight.grad.reshape(weight.shape[0], -1), None
+        rows[name].add_(gradient.double().square().sum(1).cpu())
+        if name in columns:
+            apart = gradient.float().reshape(len(columns[name]), -1, gradient.shape[1])
+            columns[name].add_((apart.mT @ apart).cpu())
 
     handles = [w.register_post_accumulate_grad_hook(partial(add, name)) for name, w in weights.items()]
     try:

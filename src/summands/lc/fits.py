@@ -14,12 +14,13 @@ from ..errors import in_context
 from ..forms import Form
 from ..plan import Task
 from ..records import LayerRecord
-from .calibrate import Calibration, Tally
+from .calibrate import Calibration, Sensitivity, Tally
 from .moments import Moments
 from .options import PostTraining
 from .passes import batch_norm_layers
 from .precision import precisions
 from .quadratic import Fitted, QuadraticLearner, fit
+from .shrinkage import Shrinkage
 from .statistics import norm_parameters
 
 EVENED = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
@@ -34,14 +35,14 @@ class Layer:
 
     Attributes:
         felt: half the output's curvature that an output of the layer feels, on average.
-        shrinkage: of its moments: of correlations, and of differences.
+        shrinkage: of its moments.
         moments: of its inputs, times `felt`, so that the error of `moments.metric` counts the output's distance.
         means: E[x] and E[xh].
         bias: the parameter behind it.
     """
 
     felt: float
-    shrinkage: tuple[float, float]
+    shrinkage: Shrinkage
     moments: Moments
     learner: QuadraticLearner
     means: tuple[Tensor, Tensor] | None
@@ -55,15 +56,15 @@ class LayerFits:
     Attributes:
         read: the original of a weight by its name, perhaps read anew each time.
         sizes: entries of each.
-        sensitivities: what each one's rows have of its sensitivity F, in two halves of the inputs, and likewise the
-            entries of normalisations; None where every layer answers for its own outputs.
+        sensitivities: of each weight, and of the entries of normalisations; None where every layer answers for its
+            own outputs.
         layers: those whose inputs are known at present.
     """
 
     tasks: Sequence[Task]
     read: Callable[[str], Tensor]
     sizes: Mapping[str, int]
-    sensitivities: Mapping[str, Tensor] | None
+    sensitivities: Mapping[str, Sensitivity] | None
     options: PostTraining
     original: nn.Module
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -84,7 +85,8 @@ class LayerFits:
         if options.distance is None:
             return cls(tasks, read, sizes, None, options, data.original)
         asked = list(dict.fromkeys([*names, *norm_parameters(data.original)]))
-        return cls(tasks, read, sizes, data.sensitivities(asked, options.distance, seed), options, data.original)
+        felt = data.sensitivities(asked, options.distance, seed, by_column=options.by_column)
+        return cls(tasks, read, sizes, felt, options, data.original)
 
     # What a weight's error counts
 
@@ -93,7 +95,8 @@ class LayerFits:
         biases = {id(p): name for name, p in self.original.named_parameters()}
         for name, tally in tallies.items():
             asked = self.options.shrinkage
-            shrinkage = tally.shrinkage(self.options.damping) if asked == "auto" else (float(asked), 0.0)
+            given = None if asked == "auto" else float(asked)
+            shrinkage = tally.shrinkage(self.options.damping, self._columns(name), given)
             weight, moments = self.read(name), tally.moments()
             rows = self._felt_by_rows(name, moments)
             felt = self._felt_by(name, weight, moments, rows)
@@ -110,7 +113,7 @@ class LayerFits:
         if moments.is_diagonal or self.sensitivities is None or not self.options.by_row:
             return None
         traces = moments.gram.double().diagonal(dim1=1, dim2=2).sum(1).cpu()
-        halves = self.sensitivities[name].reshape(2, len(traces), -1) / traces.clamp_min(1e-300)[:, None]
+        halves = self.sensitivities[name].rows.reshape(2, len(traces), -1) / traces.clamp_min(1e-300)[:, None]
         return evened((halves * (traces > 0)[:, None]).reshape(2, -1))
 
     def _felt_by(self, name: str, weight: Tensor, moments: Moments, rows: Tensor | None) -> float:
@@ -125,6 +128,9 @@ class LayerFits:
             trace = float(counts.reshape(len(traces), -1).sum(1) @ traces)
         return self._total(name) / (2 * trace) if trace else 0.0
 
+    def _columns(self, name: str) -> Tensor | None:
+        return None if self.sensitivities is None else self.sensitivities[name].columns
+
     def _layer(
         self,
         name: str,
@@ -132,11 +138,13 @@ class LayerFits:
         tally: Tally,
         felt: float,
         rows: Tensor | None,
-        shrinkage: tuple[float, float],
+        shrinkage: Shrinkage,
         bias: str | None,
     ) -> Layer:
         # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
-        moments = replace(tally.moments(felt or 1e-12, *shrinkage), felt=rows)
+        columns = self._columns(name)
+        halves = None if columns is None else columns.sum(0)
+        moments = replace(tally.moments(felt or 1e-12, shrinkage, halves), felt=rows)
         learner = QuadraticLearner({name: weight}, {name: moments}, self.options.damping)
         return Layer(felt, shrinkage, moments, learner, tally.means(), bias)
 
@@ -149,7 +157,7 @@ class LayerFits:
 
     def _total(self, name: str) -> float:
         assert self.sensitivities is not None
-        return float(self.sensitivities[name].sum())
+        return self.sensitivities[name].total
 
     def error(self, name: str, form: Form) -> float:
         """The output's distance that this form causes, by the quadratic."""
@@ -237,7 +245,7 @@ class LayerFits:
     def shift_statistics(self, data: Calibration, current: nn.Module, price: float | None) -> None:
         """Moves the running statistics of `current`, and rounds them as the price asks for, if there is one."""
         if batch_norm_layers(current):
-            known = (self.sensitivities if price else None) or {}
+            known = {n: s.rows for n, s in ((self.sensitivities if price else None) or {}).items()}
             data.shift(current, precisions(self.original, known, price or 1.0))
 
     def correct_bias(self, current: nn.Module, name: str, form: Form) -> None:
