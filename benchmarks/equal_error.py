@@ -124,7 +124,7 @@ def run(job: str) -> dict[str, Any]:
             resume=True,
         )
     else:
-        options = sm.PostTraining(distance="softmax", stages=4)
+        options = sm.PostTraining(distance="softmax", stages=4, by_column=True)
         batches = list(data.train.images[:1024].split(256))
         result = sm.compress(trained.model, ON_TRELLIS, budget=int(budget), calibration=batches, posttraining=options)
     compressed = result.apply_(copy.deepcopy(trained.model)).eval()

@@ -74,8 +74,8 @@ LEVELS: Mapping[str, Mapping[str, Sequence[float]]] = {
 OPTIONS = {
     "efficientnet-lite0": sm.PostTraining(distance="softmax", stages=4, by_row=True, by_column=True, lr=1e-4),
     "minilm": sm.PostTraining(stages=4),
-    "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4),
-    "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4),
+    "lenet5-mnist": sm.PostTraining(distance="softmax", stages=4, by_column=True),
+    "resnet20-fashion-mnist": sm.PostTraining(distance="softmax", stages=4, by_column=True),
 }
 WAYS = ("RTN", "GPTQ", "sequential", "direct", "diagonal", "calibrated", "tuned", "LC")
 """What others do (posttraining_baselines); then without data; second moments without correlations; with them; tuned

@@ -253,6 +253,7 @@ def test_a_model_that_does_not_fit_its_checkpoint_is_refused(tensors: Any, messa
         (ArgumentError, "calibration must be given when `model` is", {"calibration": None}),
         (ArgumentError, "calibration must be given", {"calibration": None, "model": None, "posttraining": FEW}),
         (ArgumentError, "tune=...", {"posttraining": sm.PostTraining(tune=2)}),
+        (ArgumentError, "by_column=.*shards", {"posttraining": sm.PostTraining(by_column=True)}),
         (
             ArgumentError,
             "memory_bytes must be enough",

@@ -146,3 +146,6 @@ def _check(tasks: Iterable[Task], options: PostTraining) -> None:
     if options.tune:
         allowed = "0 for a network in shards, whose gradient steps would need all of it"
         raise ArgumentError(must("PostTraining(tune=...)", allowed, options.tune))
+    if options.by_column:
+        allowed = "False for a network in shards: it holds the gradients' moments of all layers"
+        raise ArgumentError(must("PostTraining(by_column=...)", allowed, True))

@@ -245,15 +245,16 @@ class Calibration:
         columns: dict[str, Tensor] = {}
 
         def see(name: str, product: Product) -> None:
-            if by_column and product.kind != "embedding" and name not in columns:
-                columns[name] = torch.zeros(2, product.groups, product.columns, product.columns)
+            if product.kind != "embedding" and name not in columns:
+                shape = (2, product.groups, product.columns, product.columns)
+                columns[name] = torch.zeros(shape, device=product.weight.device)
 
         half = self._half()
         draws = -(-(_DRAWS_BY_COLUMN if by_column else _DRAWS) // max(sum(1 for _ in self.batches), 1))
         count = 0
         with self.at_hand:
             for number, batch in enumerate(self.batches):
-                with torch.enable_grad(), Observer(weights, see):
+                with torch.enable_grad(), Observer(weights, see) if by_column else nullcontext():
                     output = answer(feed(self.original, batch))
                 if not output.requires_grad:
                     allowed = "differentiable in the weights, to measure what it feels of each"
@@ -304,7 +305,7 @@ def _gradients_seen(
         rows[name].add_(gradient.double().square().sum(1).cpu())
         if name in columns:
             apart = gradient.float().reshape(len(columns[name]), -1, gradient.shape[1])
-            columns[name].add_((apart.mT @ apart).cpu())
+            columns[name].add_(apart.mT @ apart)
 
     handles = [w.register_post_accumulate_grad_hook(partial(add, name)) for name, w in weights.items()]
     try:
