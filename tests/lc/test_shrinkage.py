@@ -30,7 +30,7 @@ def test_correlations_are_given_up_where_few_inputs_do_not_tell_them(
     found = tally.shrinkage(damping=0.001)
     assert least <= found.correlations <= most
     assert found.differences == 0 or inputs == 40
-    assert (found.felt, found.reach) == (0.0, 1.0)
+    assert (found.felt, found.elsewhere) == (0.0, 1.0)
     gram, plain = tally.moments(1.0, Shrinkage(found.correlations)).gram, tally.moments().gram
     assert torch.allclose(gram.diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2))
     assert torch.allclose(gram[0, 0, 1], (1 - found.correlations) * plain[0, 0, 1])

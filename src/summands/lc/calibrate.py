@@ -100,7 +100,7 @@ class Tally:
         if self.total is None:
             frequencies = (self.gram.double() + 1) / (self.count + self.gram.numel())
             return Moments(frequencies * scale, self.count)
-        gram, factor = shrinkage(self.gram, columns), scale * shrinkage.reach / self.count
+        gram, factor = shrinkage(self.gram, columns), scale * shrinkage.elsewhere / self.count
         cross = None if self.cross is None else gram + shrinkage.kept * (self.cross - self.gram)
         return Moments(gram * factor, self.count, None if cross is None else cross * factor)
 

@@ -26,13 +26,13 @@ class Shrinkage:
         correlations: share of the correlations between different inputs that is given up.
         differences: share of what tells the inputs' sizes apart that is given up, after that.
         felt: share of the gradients' moments in the place of H, before that.
-        reach: what errors shaped by the result cost on other inputs, over what it says itself.
+        elsewhere: what errors shaped by the result cost on other inputs, over what it says itself.
     """
 
     correlations: float = 0.0
     differences: float = 0.0
     felt: float = 0.0
-    reach: float = 1.0
+    elsewhere: float = 1.0
 
     def __call__(self, gram: Tensor, columns: Tensor | None = None) -> Tensor:
         """The moments, groups x n x n, at equal trace of every group.
@@ -70,7 +70,7 @@ def best_shrinkage(
     Args:
         halves: H of the first inputs and of the others, groups x n x n.
         columns: the gradients' moments of both. They are then what is to be told, since the output feels an error by
-            them; but of few inputs H is the steadier estimate. Also measures the `reach`.
+            them; but of few inputs H is the steadier estimate. Also measures the cost `elsewhere`.
         correlations: given up where this is not to be chosen; then no differences are.
 
     Cost: some 20 decompositions of either half, 4 n^3 / 3 each.
@@ -96,7 +96,7 @@ def best_shrinkage(
         return best
     scaled = [at_equal_trace(truth, a) for truth, a in zip(truths, halves, strict=True)]
     factors = [torch.linalg.cholesky_ex(a).L for a in shaped(best)]
-    return replace(best, reach=sum(float(_excess(a, b).mean()) / 2 for a, b in zip(factors, scaled, strict=True)))
+    return replace(best, elsewhere=sum(float(_excess(a, b).mean()) / 2 for a, b in zip(factors, scaled, strict=True)))
 
 
 def at_equal_trace(moments: Tensor, like: Tensor) -> Tensor:
