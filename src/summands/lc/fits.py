@@ -143,8 +143,8 @@ class LayerFits:
     ) -> Layer:
         # A weight that the output does not feel, such as a bias before a normalisation, still needs a metric.
         columns = self._columns(name)
-        halves = None if columns is None else columns.sum(0)
-        moments = replace(tally.moments(felt or 1e-12, shrinkage, halves), felt=rows)
+        both = None if columns is None else columns.sum(0)
+        moments = replace(tally.moments(felt or 1e-12, shrinkage, both), felt=rows)
         learner = QuadraticLearner({name: weight}, {name: moments}, self.options.damping)
         return Layer(felt, shrinkage, moments, learner, tally.means(), bias)
 
