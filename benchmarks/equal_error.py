@@ -48,6 +48,7 @@ class Subject:
         lr, decay: of LC; None trains as `additive` does, with augmentation.
         tight: the budgets that LC reaches from five times as much (`Schedule.budget_start`).
         importance: of LC; "relative" where BatchNorm makes the size of a weight meaningless.
+        by_column: of calibration, where validation images are the better for it.
     """
 
     calibrated: Sequence[int]
@@ -58,6 +59,7 @@ class Subject:
     seeds: Sequence[int] = (0, 1, 2)
     tight: Sequence[int] = ()
     importance: Literal["relative"] | None = None
+    by_column: bool = False
 
 
 LENET300 = sm.Schedule(steps=20, mu0=1e-3, growth=1.25, finetune=4)
@@ -93,6 +95,7 @@ SUBJECTS = {
         None,
         seeds=(0,),
         importance="relative",
+        by_column=True,
     ),
 }
 JOBS = [
@@ -124,7 +127,7 @@ def run(job: str) -> dict[str, Any]:
             resume=True,
         )
     else:
-        options = sm.PostTraining(distance="softmax", stages=4, by_column=True)
+        options = sm.PostTraining(distance="softmax", stages=4, by_column=SUBJECTS[name].by_column)
         batches = list(data.train.images[:1024].split(256))
         result = sm.compress(trained.model, ON_TRELLIS, budget=int(budget), calibration=batches, posttraining=options)
     compressed = result.apply_(copy.deepcopy(trained.model)).eval()
