@@ -123,11 +123,11 @@ class Augmented:
         return self._batches.epoch(int(torch.randint(2**31, ())))
 
 
-def training(recipe: Recipe, split: Split, decay: float = DECAY) -> Train:
+def training(recipe: Recipe, split: Split, lr: float = LR, decay: float = DECAY) -> Train:
     """SGD on the recipe's augmented images; weights and the penalty in float32 whatever the convolutions are in."""
     sgd = sm.SGD(
         Augmented(split, recipe),
-        lr=LR,
+        lr=lr,
         decay=decay,
         loss=lambda out, labels: F.cross_entropy(out.float(), labels),
     )
@@ -161,7 +161,7 @@ def run(job: str) -> dict[str, Any]:
         plan_of(trained.model, way),
         budget=budget,
         importance=None if way in FIXED else "relative",
-        train=training(RECIPES[subject.reference], data.train, subject.decay),
+        train=training(RECIPES[subject.reference], data.train, decay=subject.decay),
         evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
         inputs=data.train.images[:2560].split(128),
         schedule=subject.schedule,

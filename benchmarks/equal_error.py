@@ -45,7 +45,8 @@ class Subject:
 
     Args:
         calibrated, learned: budgets in bytes.
-        lr, decay: of LC; None trains as `additive` does, with augmentation.
+        lr, decay: of LC.
+        augmented: LC trains as `additive` does.
         tight: the budgets that LC reaches from five times as much (`Schedule.budget_start`).
         importance: of LC; "relative" where BatchNorm makes the size of a weight meaningless.
         by_column: of calibration, where validation images are the better for it.
@@ -54,8 +55,9 @@ class Subject:
     calibrated: Sequence[int]
     learned: Sequence[int]
     schedule: sm.Schedule
-    lr: float | None
+    lr: float
     decay: float = 0.85
+    augmented: bool = False
     seeds: Sequence[int] = (0, 1, 2)
     tight: Sequence[int] = ()
     importance: Literal["relative"] | None = None
@@ -92,7 +94,9 @@ SUBJECTS = {
         (120_000, 90_000, 60_000, 45_000, 30_000),
         (60_000, 40_000, 25_000),
         additive.SCHEDULE,
-        None,
+        lr=0.01,
+        decay=additive.DECAY,
+        augmented=True,
         seeds=(0,),
         importance="relative",
         by_column=True,
@@ -150,8 +154,8 @@ def _schedule(name: str, budget: int) -> sm.Schedule:
 
 def _train(name: str, data: Data) -> Train:
     subject = SUBJECTS[name]
-    if subject.lr is None:
-        return additive.training(RECIPES[name], data.train)
+    if subject.augmented:
+        return additive.training(RECIPES[name], data.train, lr=subject.lr, decay=subject.decay)
     return sm.SGD((data.train.images, data.train.labels), lr=subject.lr, decay=subject.decay)
 
 
