@@ -3,10 +3,10 @@
 The references of both data sets; bytes where the test error is the reference's plus 0.1, 0.5 and 1 point, log bytes
 interpolated on each way's lower hull, in the mean over seeds where there are several. NNCodec's and our direct files
 (grids on a trellis) are those of `coding`, which needs no data. "Calibrated": `Grid("auto", trellis=True)` within a
-budget, from 1,024 training images without labels. "LC": `Grid("auto")`, whose levels are too few for a trellis to gain,
-and the whole training set, the iterate chosen by the validation error. Every setting is in results/equal_error.json
-with its test error; reading a curve by test error flatters a way the more points it has, and NNCodec and the direct
-grids have the most.
+budget, from 1,024 training images without labels (`by_column` on ResNet-20). "LC": `Grid("auto")`, whose levels are too
+few for a trellis to gain, and the whole training set, the iterate chosen by the validation error. Every setting is in
+results/equal_error.json with its test error; reading a curve by test error flatters a way the more points it has, and
+NNCodec and the direct grids have the most.
 
     python -m benchmarks.equal_error             # or some jobs, such as "lenet5-mnist LC 4000 0"
 
