@@ -10,7 +10,8 @@
 How fast both are is `coding_speed`.
 
 NNCodec is set up by `python -m benchmarks.nncodec`; without it this still runs, and says what is missing. Sizes and
-measures are kept in the cache, by weights, settings and code, so a run that was ended goes on where it was.
+measures are kept in the cache, by weights, settings and code, so a run that was ended goes on where it was. Of networks
+that are not named the result keeps its rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rich.table import Table
 from benchmarks import coding_curves, coding_integers, nncodec
 from benchmarks.hull import bytes_at
 from benchmarks.pretrained import NAMES, network
-from benchmarks.record import write_result
+from benchmarks.record import RESULTS, read_result, write_result
 from summands.report.tables import render
 
 POINTS = (0.1, 0.3, 1.0)
@@ -54,9 +55,21 @@ def main() -> None:
         print(f"{name}: files compared", flush=True)
     if arguments.measure_only:
         return
-    figures = {"nncodec": nncodec.reason() or "measured", "sizes": sizes, "curves": curves}
+    old = read_result("coding")["figures"] if (RESULTS / "coding.json").is_file() else {"sizes": [], "curves": []}
+    figures = {
+        "nncodec": nncodec.reason() or "measured",
+        "sizes": _with_others(sizes, old["sizes"]),
+        "curves": _with_others(curves, old["curves"]),
+    }
     print(table(figures))
     print(f"wrote {write_result('coding', figures)}")
+
+
+def _with_others(rows: list[Row], before: list[Row]) -> list[Row]:
+    """These, and of networks that they do not name those of before."""
+    named = {row["network"] for row in rows}
+    kept = [row for row in before if row["network"] not in named]
+    return sorted([*kept, *rows], key=lambda row: NAMES.index(row["network"]))
 
 
 def table(figures: Row) -> str:

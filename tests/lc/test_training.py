@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -45,19 +48,30 @@ def test_sgd_stays_stable_at_a_large_mu() -> None:
     torch.testing.assert_close(model.weight.data, targets["weight"], atol=0.01, rtol=0)
 
 
+def moved(step: Step, **options: Any) -> float:
+    """What `SGD` subtracts from a bias whose gradient is 1: without momentum, the sum of its learning rates."""
+    model = nn.Linear(1, 1)
+    nn.init.zeros_(model.bias)
+    data = [(torch.zeros(1, 1), torch.ones(1, 1))]
+    TrainingLearner(model, SGD(data, momentum=0.0, loss=lambda y, t: y.sum(), **options)).step({}, step)
+    return -float(model.bias.detach())
+
+
 @pytest.mark.parametrize(("decay", "last"), [(None, 0.05), (0.5, 0.5**9)])
 def test_the_learning_rate_falls_from_step_to_step(decay: float | None, last: float) -> None:
-    """One batch without momentum moves the bias by the learning rate times the gradient, which is 1 and -1."""
+    assert moved(Step(0, 10, 1e-9, 0, 1), lr=0.2, decay=decay) == pytest.approx(0.2)
+    assert moved(Step(9, 10, 1e-9, 0, 1), lr=0.2, decay=decay) == pytest.approx(0.2 * last)
 
-    def moved(index: int) -> float:
-        model = nn.Linear(1, 1)
-        nn.init.zeros_(model.bias)
-        sgd = SGD([(torch.zeros(1, 1), torch.ones(1, 1))], lr=0.2, decay=decay, momentum=0.0, loss=lambda y, t: y.sum())
-        TrainingLearner(model, sgd).step({}, Step(index, 10, 1e-9, 0, 1))
-        return -float(model.bias.detach())
 
-    assert moved(0) == pytest.approx(0.2)
-    assert moved(9) == pytest.approx(0.2 * last)
+def test_fine_tuning_falls_by_one_cosine_however_it_is_cut_into_steps() -> None:
+    whole = [moved(Step(0, 1, 0.0, 0, 6), finetune_lr=0.2)]
+    steps = [moved(Step(index, 3, 0.0, 0, 2), finetune_lr=0.2) for index in range(3)]
+    assert (
+        sum(steps)
+        == pytest.approx(sum(whole))
+        == pytest.approx(0.1 * sum(1 + math.cos(k * math.pi / 6) for k in range(6)))
+    )
+    assert steps == sorted(steps, reverse=True)
 
 
 def test_a_step_is_a_function_of_its_seed() -> None:

@@ -76,12 +76,12 @@ def best_shrinkage(
     Cost: some 20 decompositions of either half, 4 n^3 / 3 each.
     """
     halves = [half.double() for half in halves]
-    felt = [None, None] if columns is None else [at_equal_trace(g, h) for g, h in zip(columns, halves, strict=True)]
-    truths = [h if g is None else g for h, g in zip(halves, felt, strict=True)][::-1]
+    truths = halves[::-1] if columns is None else [felt.double() for felt in columns[::-1]]
     wanted = [_damped(truth, damping) for truth in truths]
 
     def shaped(by: Shrinkage) -> list[Tensor]:
-        return [_damped(by(h, g), damping) for h, g in zip(halves, felt, strict=True)]
+        own = [None, None] if columns is None else columns
+        return [_damped(by(h, felt), damping) for h, felt in zip(halves, own, strict=True)]
 
     def cost(by: Shrinkage) -> float:
         return sum(_mismatch(a, b) for a, b in zip(shaped(by), wanted, strict=True))

@@ -112,7 +112,7 @@ class SGD:
             twentieth of the first, however many there are. The penalty moves weights well at a high rate, the loss ends
             low at a low one.
         loss: loss(model(inputs), targets).
-        finetune_lr: learning rate of fine-tuning (steps with mu = 0), falling to 0 by a cosine over each such step.
+        finetune_lr: learning rate of fine-tuning (steps with mu = 0), falling to 0 by one cosine over all such steps.
 
     It keeps no state from step to step: a fresh momentum each time.
     """
@@ -148,7 +148,8 @@ class SGD:
         length = self._length()
         for i, (inputs, targets) in enumerate(itertools.islice(self._batches(step), length * step.epochs)):
             if not step.mu:
-                optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * i / (length * step.epochs)))
+                done = (step.index + i / (length * step.epochs)) / step.total
+                optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * done))
             optimizer.zero_grad(set_to_none=True)
             loss = self.loss(model(inputs), targets)
             (loss + penalty()).backward()
