@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -209,9 +210,12 @@ class Loop:
 
     def _fitted(self, state: State, tasks: Sequence[Task], tuned: dict[str, Form]) -> dict[str, Form]:
         """The same forms, or smaller ones near them where their trained values cost more than the limit."""
-        aim, network = self._aim(), snapshot(self.model, {})
-        if aim is None or self.limit is None or self.limit.measure({**network, **tuned}) <= self.limit.most:
+        aim = self._aim()
+        if aim is None or self.limit is None:
             return tuned
+        with self._compressed(tuned) as network:
+            if self.limit.measure(network) <= self.limit.most:
+                return tuned
         mu = self.schedule.mu(self.schedule.steps)
         return shrunk(aim, tasks, tuned, network, mu=mu, price=state.price, importance=self.importance)
 
@@ -230,10 +234,7 @@ class Loop:
         began = time.perf_counter()
         forms = state.forms if forms is None else forms
         gap = 0.0 if phase == "finetune" else _gap(self._weights(), forms)
-        with applied(self.model, forms):
-            if self.inputs != ():
-                recompute_batch_norm(self.model, self.inputs)
-            network = snapshot(self.model, forms)
+        with self._compressed(forms) as network:
             error = self._error(phase)
         size = measure(network).size_bytes
         # Without `evaluate` the last iterate counts as the best; of equals, the later one.
@@ -246,6 +247,14 @@ class Loop:
         state.history.append(row)
         self.report(row)
         return gap
+
+    @contextmanager
+    def _compressed(self, forms: Mapping[str, Form]) -> Iterator[Network]:
+        """The model with these forms and the BatchNorm statistics that go with them; what a file of it holds."""
+        with applied(self.model, forms):
+            if self.inputs != ():
+                recompute_batch_norm(self.model, self.inputs)
+            yield snapshot(self.model, forms)
 
     def _error(self, phase: str) -> float | None:
         if self.evaluate is None:
