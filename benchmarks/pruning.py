@@ -9,7 +9,7 @@ EfficientNet-Lite0, which was trained on millions of photos and would get those 
 One-shot: the trained network, pruned. Retrained: level after level, training only what is left (`summands.prune`); the
 better of pruned and retrained on validation data is the level's result and goes on to the next. The errors shown are
 on test data, measured once for every file; EfficientNet-Lite0's is its top-1 disagreement with the original on crops
-of photos (in the result those of four alone, by an earlier version of `photos`).
+of photos.
 
 Every job's rows are kept in the cache and levels have checkpoints, so that a run goes on where it was ended;
 `--gather` writes the result of the jobs that are done. What a job of another machine has in the result stays there.
