@@ -5,7 +5,7 @@
 Python packages hold some dozens (`make .venv/bench` installs them; no code of theirs runs). The Debian package of
 GCompris, a collection of games for children, holds some hundreds: animals, buildings, tools, household goods. To judge
 by there are four photos of scikit-learn and scikit-image, and the photos in colour among the examples of OpenCV's
-documentation, a Debian package too: of another hand and camera than those to calibrate on.
+documentation, a Debian package too. None is among those to calibrate on.
 """
 
 from __future__ import annotations

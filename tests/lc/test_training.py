@@ -64,13 +64,10 @@ def test_the_learning_rate_falls_from_step_to_step(decay: float | None, last: fl
 
 
 def test_fine_tuning_falls_by_one_cosine_however_it_is_cut_into_steps() -> None:
-    whole = [moved(Step(0, 1, 0.0, 0, 6), finetune_lr=0.2)]
+    whole = moved(Step(0, 1, 0.0, 0, 6), finetune_lr=0.2)
     steps = [moved(Step(index, 3, 0.0, 0, 2), finetune_lr=0.2) for index in range(3)]
-    assert (
-        sum(steps)
-        == pytest.approx(sum(whole))
-        == pytest.approx(0.1 * sum(1 + math.cos(k * math.pi / 6) for k in range(6)))
-    )
+    assert whole == pytest.approx(0.1 * sum(1 + math.cos(k * math.pi / 6) for k in range(6)))
+    assert sum(steps) == pytest.approx(whole)
     assert steps == sorted(steps, reverse=True)
 
 
