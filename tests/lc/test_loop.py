@@ -219,6 +219,21 @@ def test_every_iterate_of_a_run_under_a_budget_fits(tmp_path, rule: str) -> None
     assert result.error < learn(budget=450, **options).error
 
 
+def test_finetuned_values_fit_a_budget_with_the_statistics_that_go_with_them() -> None:
+    """A `train` that leaves statistics which cost nothing makes no room: the file has those that are recomputed."""
+    _, data = small_task()
+
+    def train(model: nn.Module, penalty: Penalty, step: Step) -> float:
+        loss = sm.SGD(data, batch_size=32, finetune_lr=0.05)(model, penalty, step)
+        model[1].reset_running_stats()
+        return loss
+
+    limit = 600
+    plan = sm.Plan({"*.weight": "Prune('auto', dtype='float16')"}, ignore=["*.bias", "1.weight"])
+    result = learn(plan=plan, train=train, budget=limit, schedule=Schedule(steps=0, finetune=4))
+    assert [row.size_bytes <= limit for row in result.history if row.phase == "finetune"] == [True] * 4
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 30])
 def test_the_budget_falls_to_itself(steps: int) -> None:
     schedule = Schedule(steps=steps, budget_start=4.0)
