@@ -56,11 +56,9 @@ def main() -> None:
     if arguments.measure_only:
         return
     old = read_result("coding")["figures"] if (RESULTS / "coding.json").is_file() else {"sizes": [], "curves": []}
-    figures = {
-        "nncodec": nncodec.reason() or "measured",
-        "sizes": _with_others(sizes, old["sizes"]),
-        "curves": _with_others(curves, old["curves"]),
-    }
+    every = {"sizes": _with_others(sizes, old["sizes"]), "curves": _with_others(curves, old["curves"])}
+    measured = any(row["nncodec_bytes"] for row in every["sizes"])
+    figures = {"nncodec": "measured" if measured else nncodec.reason(), **every}
     print(table(figures))
     print(f"wrote {write_result('coding', figures)}")
 

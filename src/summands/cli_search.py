@@ -137,7 +137,7 @@ def _from_file(path: Path) -> tuple[SearchRecord, list[RunRecord]]:
     written = container.measure(forms)
     weights = tuple(_weight(name, form, written.part_bits[name]) for name, form in forms.items())
     size = path.stat().st_size
-    run = RunRecord(path.name, path.stem, f"{size:,} bytes", size, "finished", "", None, size, weights=weights)
+    run = RunRecord(path.name, path.stem, "", size, "finished", "", None, size, weights=weights)
     return SearchRecord(path.stem, "", sum(form.dense_bytes for form in forms.values()), None, {}), [run]
 
 
@@ -159,9 +159,7 @@ def _from_json(path: Path) -> tuple[SearchRecord, list[RunRecord]]:
     except (ValueError, KeyError, TypeError) as failure:
         raise FileError(f"{path} is not what `summands compress --json` prints: {failure!r}") from failure
     seconds = sum(row.learn_seconds + row.compress_seconds + row.measure_seconds for row in history)
-    run = RunRecord(
-        path.name, path.stem, f"{size:,} bytes", size, "finished", verdict, error, size, seconds, 0, weights, history
-    )
+    run = RunRecord(path.name, path.stem, "", size, "finished", verdict, error, size, seconds, 0, weights, history)
     return SearchRecord(path.stem, "", reference, None, {}), [run]
 
 

@@ -67,7 +67,8 @@ def test_a_file_is_drawn(tmp_path: Path, run) -> None:
     sm.compress(nn.Linear(40, 30), plan).save(tmp_path / "net.sums")
     code, out, _ = run("plot", tmp_path / "net.sums", "-o", tmp_path / "net.html")
     text = (tmp_path / "net.html").read_text()
-    assert code == 0 and "1 run" in out
+    size = (tmp_path / "net.sums").stat().st_size
+    assert code == 0 and "1 run" in out and f"net, {size:,} bytes, {4 * 1230 / size:.1f}x" in text
     assert "60 kept (5 %)" in text and "2 values" in text and "Error against size" not in text
     assert "<th>distortion" not in text  # which the file alone does not know
 

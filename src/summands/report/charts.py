@@ -221,7 +221,8 @@ def run_title(run: RunRecord) -> str:
     """One line on a run: `Q + P at 20x: error 1.2, 85,000 bytes`."""
     size = "" if run.size_bytes is None else f", {run.size_bytes:,} bytes"
     error = "" if run.error is None else f": error {run.error:.4g}"
-    return f"{run.combination} at {run.budget}{error}{size}" + (f" ({run.status})" if run.status != "finished" else "")
+    budget = run.budget and f" at {run.budget}"
+    return f"{run.combination}{budget}{error}{size}" + (f" ({run.status})" if run.status != "finished" else "")
 
 
 def _scrolling(content: Markup, class_: str) -> Markup:
