@@ -28,7 +28,7 @@ from .lc import (
     smallest_within,
 )
 from .lc.passes import c_step, c_step_within
-from .network import state_tensors
+from .network import check_batches, state_tensors
 from .plan import Matched, Plan
 from .recipe import recipe_of, versions
 from .records import StepRecord, Verdict
@@ -74,8 +74,8 @@ def compress(
         train: your own training loop `train(model, penalty, step)`: it adds `penalty()` to its loss and trains for
             `step.epochs`, with a learning rate of at most `step.max_lr`. `SGD(data)` is a ready-made one.
         evaluate: the error of a model on validation data, to be small; decides which iterate is kept.
-        inputs: batches of the model's input for BatchNorm statistics; needed if the model has BatchNorm and is trained,
-            and for a budget of FLOPs.
+        inputs: batches likewise, for BatchNorm statistics; needed if the model has BatchNorm and is trained, and for a
+            budget of FLOPs.
         schedule: how mu grows, how long to train, and how the budget tightens.
         seed: all randomness derives from it.
         checkpoint: a file that is rewritten after every step.
@@ -354,8 +354,7 @@ def _check(
         raise ArgumentError(must("train", "given when `checkpoint` is", None, "direct compression takes seconds"))
     if train is not None and not callable(train):
         raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
-    if isinstance(inputs, Tensor):  # whose entries along the first axis would be taken for batches
-        raise ArgumentError(must("inputs", "a list of batches", f"a tensor of {tuple(inputs.shape)}", "pass [tensor]"))
+    check_batches(inputs)
     if iter(inputs) is inputs:
         raise ArgumentError(must("inputs", "a list or a DataLoader, to be run through again and again", inputs))
     if train is not None and has_batch_norm(model) and isinstance(inputs, tuple) and not inputs:

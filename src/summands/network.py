@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import MismatchError, must
+from .errors import ArgumentError, MismatchError, must
 from .forms import Dense, Form
 
 Network = dict[str, Form]
@@ -49,6 +50,12 @@ def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
             t.copy_(network[name].dense())
 
 
+def check_batches(inputs: Iterable[Any]) -> None:
+    """ArgumentError for one tensor, whose entries along the first axis would be taken for batches."""
+    if isinstance(inputs, Tensor):
+        raise ArgumentError(must("inputs", "a list of batches", f"a tensor of {tuple(inputs.shape)}", "pass [tensor]"))
+
+
 @contextmanager
 def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
     """The model with compressed weights for as long as the context lasts; then everything, buffers too, as it was."""
@@ -64,6 +71,13 @@ def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
         with torch.no_grad():
             for name, t in kept.items():
                 state[name].copy_(t)
+
+
+def feed(model: nn.Module, batch: Any) -> Any:
+    """The model's output for one batch: its only argument, a tuple of positional ones, or a mapping of named ones."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
 def few(names: set[str]) -> str:

@@ -99,8 +99,8 @@ class Result:
             model: of the network's architecture; not changed. A module that reads the weight of a layer below it, and
                 not its output, finds none where the layer runs in factors: such models need their dense weights
                 (`apply_`).
-            inputs: a batch of the model's input, to count multiply-adds at the true sizes of the feature maps; without
-                it a convolution's output is taken to be as large as its input.
+            inputs: batches of the model's input, of which the first is run, to count multiply-adds at the true sizes of
+                the feature maps; without any a convolution's output is taken to be as large as its input.
 
         >>> import torch, summands as sm
         >>> model = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.ReLU(), torch.nn.Linear(30, 4))

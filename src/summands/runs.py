@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .errors import BudgetError, must
 from .forms import Form
-from .network import state_tensors
+from .network import check_batches, feed, state_tensors
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -35,27 +35,34 @@ class Run:
 
 
 def recorded_runs(model: nn.Module, inputs: Iterable[Any]) -> dict[str, Run]:
-    """For the weight of every linear layer and convolution its run, from one batch of the model's input."""
+    """For the weight of every linear layer and convolution its run, from one batch of the model's input.
+
+    A weight that a layer computes from others, as parametrizations do, is no parameter and has none.
+    """
     first = {id(t): name for name, t in _parameters(model).items()}
     seen: dict[str, list[Run]] = {}
 
-    def watch(layer: nn.Module, arguments: tuple[Tensor, ...], out: Tensor) -> None:
-        x = arguments[0]
+    def watch(layer: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor) -> None:
+        name = first.get(id(layer.weight))
+        if name is None:
+            return
+        x = arguments[0] if arguments else named["input"]
         if isinstance(layer, nn.Linear):
             run = Run((math.prod(x.shape[1:-1]),), (math.prod(x.shape[1:-1]),))
         else:
             dims = len(layer.kernel_size)  # type: ignore[arg-type]
             run = Run(tuple(x.shape[-dims:]), tuple(out.shape[-dims:]), int(layer.groups))  # type: ignore[arg-type]
-        seen.setdefault(first[id(layer.weight)], []).append(run)
+        seen.setdefault(name, []).append(run)
 
+    check_batches(inputs)
     batch = next(iter(inputs), None)
     if batch is None:
         raise BudgetError(must("inputs", "batches of the model's input for a budget of FLOPs", ()))
-    hooks = [m.register_forward_hook(watch) for m in model.modules() if isinstance(m, _LAYERS)]
+    hooks = [m.register_forward_hook(watch, with_kwargs=True) for m in model.modules() if isinstance(m, _LAYERS)]
     training = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            model.eval()(batch)
+            feed(model.eval(), batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_batch_norm_statistics_are_the_plain_average() -> None:
     torch.testing.assert_close(model[0].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
     torch.testing.assert_close(model[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0))
     assert model[0].momentum == 0.1 and model.training and model[1].training
+    before = copy.deepcopy(model.state_dict())
+    recompute_batch_norm(model, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.cat(batches)), 10))
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     with pytest.raises(ArgumentError, match="no batch"):
         recompute_batch_norm(model, [])
 

@@ -58,6 +58,33 @@ def test_a_layer_that_runs_on_positions_or_twice_counts_so_often() -> None:
             runs.values()] == [2 * 7 * 16]  # fmt: skip
 
 
+class Named(nn.Module):
+    """Layers that are called by keyword, one of them with a weight that it computes from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 12)
+        self.second = nn.utils.parametrizations.weight_norm(nn.Linear(12, 12))
+
+    def forward(self, x: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(input=x) * scale)
+
+
+def test_batches_may_be_mappings_and_weights_computed() -> None:
+    model, batch = Named(), {"x": torch.ones(2, 12), "scale": torch.ones(1)}
+    assert list(recorded_runs(model, [batch])) == ["first.weight"]
+    plan = sm.Plan({"first.weight": "LowRank(2)"}, ignore=["*.bias", "second.*"])
+    result = sm.compress(model, plan)
+    factored = result.to_modules(Named(), [batch])
+    assert isinstance(factored.first, nn.Sequential)
+    torch.testing.assert_close(factored(**batch), result.apply_(Named())(**batch))
+
+
+def test_a_tensor_is_no_list_of_batches() -> None:
+    with pytest.raises(ArgumentError, match=r"pass \[tensor\]"):
+        recorded_runs(network(), INPUTS[0])
+
+
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_the_budget_holds_and_is_used(share: float) -> None:
     model = network()

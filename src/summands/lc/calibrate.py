@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CalibrationError, must
+from ..network import feed
 from .moments import Moments
-from .observe import Inputs, Observer, Product, See, answer, check_calibration, feed
+from .observe import Inputs, Observer, Product, See, answer, check_calibration
 from .shrinkage import Shrinkage, best_shrinkage
 from .statistics import Precision, StatisticsShift
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..forms import Form
-from ..network import load_into, snapshot
+from ..network import feed, load_into, snapshot
 from .calibrate import Calibration, Distance
 from .finetune import Continuous
-from .observe import answer, feed
+from .observe import answer
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CalibrationError, SummandsError, must
+from ..network import feed
 
 BLOCK = 1 << 22
 """Entries of an unfolded input that exist at once: 16 MB in float32."""
@@ -154,13 +155,6 @@ def _not_handed_over() -> Iterator[None]:
         yield
     finally:
         names["has_torch_function"] = kept
-
-
-def feed(model: nn.Module, batch: Any) -> Any:
-    """The model's output for one batch."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
 def answer(output: Any) -> Tensor:

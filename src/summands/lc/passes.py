@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..compressions import squared_error
 from ..errors import ArgumentError, BudgetError, in_context, must
 from ..forms import Form
+from ..network import feed
 from ..plan import Task
 from ..selection import Allocation, Limit, allocate, steadied
 
@@ -202,7 +203,7 @@ def recompute_batch_norm(model: nn.Module, inputs: Iterable[Any]) -> None:
     try:
         with torch.no_grad():
             for batch in inputs:
-                model(batch)
+                feed(model, batch)
                 count += 1
     finally:
         for layer in layers:
