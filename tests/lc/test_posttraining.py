@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import summands as sm
-from summands.errors import ArgumentError, CalibrationError
+from summands.errors import ArgumentError, BudgetError, CalibrationError
 from summands.lc.fits import evened
 from summands.records import LayerRecord
 from summands.zoo.data import load
@@ -164,6 +164,13 @@ def test_a_budget_that_leaves_more_than_the_weights_can_use() -> None:
     result = sm.compress(model, plan, calibration=[torch.randn(64, 8)], budget="32 kB")
     assert result.size_bytes <= 32_000
     assert result.layers[0].relative_error is not None and result.layers[0].relative_error < 1e-4
+
+
+def test_a_budget_that_cannot_be_met_is_named_as_it_was_given() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    plan = sm.Plan({"0.weight": "Grid('auto')"}, ignore=["*.bias", "2.weight"])
+    with pytest.raises(BudgetError, match="the budget is 90 bytes, but the smallest that the plan allows has"):
+        sm.compress(model, plan, calibration=[torch.randn(64, 8)], budget=90)
 
 
 @pytest.mark.parametrize("budget", [8_000, 10_000])

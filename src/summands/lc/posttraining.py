@@ -159,14 +159,15 @@ class PostTrainer:
     def _project_all(
         self, aim: int | None, start: float | None = None, slack: float = _FINE
     ) -> tuple[dict[str, Form], float | None]:
-        if aim is None:
+        if aim is None or self.limit is None:
             return self._fits.project(None), None
         network = snapshot(self.model, {})
+        room = self.limit.most - aim
         found = allocate(
             self.tasks,
             self._weights,
             self._fits.project,
-            Limit(aim, measure=lambda forms: measure({**network, **forms}).size_bytes),
+            Limit(self.limit.most, measure=lambda forms: measure({**network, **forms}).size_bytes + room),
             price=start or self._natural_price(aim),
             slack=slack,
             fill=False,
