@@ -45,7 +45,7 @@ class Subject:
 
     Args:
         calibrated, learned: budgets in bytes.
-        lr, decay: of LC.
+        lr, decay, weight_decay: of LC.
         augmented: LC trains as `additive` does.
         tight: the budgets that LC reaches from five times as much (`Schedule.budget_start`).
         importance: of LC; "relative" where BatchNorm makes the size of a weight meaningless.
@@ -57,6 +57,7 @@ class Subject:
     schedule: sm.Schedule
     lr: float
     decay: float = 0.85
+    weight_decay: float = 0.0
     augmented: bool = False
     seeds: Sequence[int] = (0, 1, 2)
     tight: Sequence[int] = ()
@@ -79,6 +80,7 @@ SUBJECTS = {
         LENET5,
         lr=0.05,
         decay=0.98,
+        weight_decay=5e-4,
         seeds=(0,),
         tight=(2_000, 1_500),
     ),
@@ -88,6 +90,7 @@ SUBJECTS = {
         LENET5,
         lr=0.05,
         decay=0.98,
+        weight_decay=5e-4,
         seeds=(0,),
     ),
     "resnet20-fashion-mnist": Subject(
@@ -156,7 +159,8 @@ def _train(name: str, data: Data) -> Train:
     subject = SUBJECTS[name]
     if subject.augmented:
         return additive.training(RECIPES[name], data.train, lr=subject.lr, decay=subject.decay)
-    return sm.SGD((data.train.images, data.train.labels), lr=subject.lr, decay=subject.decay)
+    images = (data.train.images, data.train.labels)
+    return sm.SGD(images, lr=subject.lr, decay=subject.decay, weight_decay=subject.weight_decay)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -6,7 +6,7 @@ from summands.zoo.train import error, reference
 
 data = load("mnist")
 schedule = sm.Schedule(steps=40, mu0=1e-3, growth=1.12)
-train = sm.SGD((data.train.images, data.train.labels), lr=0.1)
+train = sm.SGD((data.train.images, data.train.labels), lr=0.1, weight_decay=5e-4)
 
 
 def model():

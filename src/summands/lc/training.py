@@ -111,6 +111,8 @@ class SGD:
         lr: learning rate of the first step; `decay` multiplies it from step to step. None: so that the last step has a
             twentieth of the first, however many there are. The penalty moves weights well at a high rate, the loss ends
             low at a low one.
+        weight_decay: such as that of the network's own training. It belongs to the loss that LC minimises: weights that
+            do little end at zero, where they cost nothing.
         loss: loss(model(inputs), targets).
         finetune_lr: learning rate of fine-tuning (steps with mu = 0), falling to 0 by one cosine over all such steps.
 
