@@ -48,7 +48,7 @@ def run(way: str, seed: int) -> dict[str, Any]:
     learning: dict[str, Any] = {}
     if schedule is not None:
         learning = {
-            "train": sm.SGD((data.train.images, data.train.labels), decay=0.98),
+            "train": sm.SGD((data.train.images, data.train.labels), decay=0.98, weight_decay=5e-4),
             "evaluate": lambda model: error(model, data.validation.images, data.validation.labels),
             "schedule": schedule,
             "seed": seed,
