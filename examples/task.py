@@ -31,7 +31,7 @@ def model():
 
 def train(model, penalty, step):
     lr = min(0.1 * 0.98**step.index if step.mu else 0.01, step.max_lr)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     # All randomness derives from step.seed, so that a run that is resumed gives the same file.
     generator = torch.Generator().manual_seed(step.seed)
     for _ in range(step.epochs):

@@ -96,7 +96,7 @@ def run_demo(folder: Path, data_name: str, seed: int, say: Callable[[str], None]
         result = compress(
             trained.model,
             PLAN,
-            train=SGD((data.train.images, data.train.labels)),
+            train=SGD((data.train.images, data.train.labels), weight_decay=5e-4),
             evaluate=validation_error,
             schedule=SCHEDULE,
             seed=seed,
