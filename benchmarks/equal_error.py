@@ -67,7 +67,10 @@ class Subject:
 LENET300 = sm.Schedule(steps=20, mu0=1e-3, growth=1.25, finetune=4)
 """With a learning rate that falls by 0.85 a step: chosen in trials, which are not recorded."""
 LENET5 = sm.Schedule(steps=30, mu0=1e-3, growth=1.15)
-"""The record's, with its learning rate but no weight decay. With 14 steps and one that falls by 0.85, 4 kB ended at 12.8 % in a trial."""
+"""The record's, with its learning rate but no weight decay.
+
+With 14 steps and a rate that falls by 0.85, 4 kB ended at 12.8 % in a trial.
+"""
 SUBJECTS = {
     "lenet300-mnist": Subject((60_000, 40_000, 28_000, 20_000, 14_000), (20_000, 12_000, 8_000, 5_000), LENET300, 0.1),
     "lenet300-fashion-mnist": Subject(
