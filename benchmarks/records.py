@@ -31,7 +31,7 @@ from summands.zoo.train import channels_last, error, reference
 
 ROOT = Path(__file__).parent.parent
 RECORDS = {"lenet300": "EPR: 8.56 kB at 1.9 %", "lenet5": "EPR: 2.84 kB at 0.9-1.0 %; MIRACLE: 1.52 kB, 0.96 %"}
-BUDGETS = ("lenet300 8kB", "lenet300 5kB", "lenet5 2.8kB", "lenet5 1.5kB")
+BUDGETS = ("lenet300 8kB", "lenet300 5kB", "lenet300 4kB", "lenet5 2.8kB", "lenet5 1.5kB")
 SLOWLY: Mapping[str, Mapping[str, Any]] = {"1.5kB": {"steps": 60, "growth": 1.072, "budget_start": 5.0}}
 """Budgets that are reached in more steps, from a multiple: what differs from the task file's schedule."""
 JOBS = [f"{budget} {seed}" for budget in BUDGETS for seed in (0, 1, 2)]
