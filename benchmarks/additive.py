@@ -65,7 +65,6 @@ class Subject:
         matched: the way in FIXED whose bytes are the budget "matched".
         schedule: of the LC loop.
         decay: of the learning rate from step to step.
-        weight_decay: of LC; on ResNet-20, whose norms undo the scale of weights, it changed nothing in a trial.
     """
 
     reference: str
@@ -73,7 +72,6 @@ class Subject:
     matched: str
     schedule: sm.Schedule = SCHEDULE
     decay: float = DECAY
-    weight_decay: float = 0.0
 
 
 RESNET20 = (*FIXED, *(f"matched: {name}" for name in ("Q", "P", "L", "L + P", "Q + L", "Q + L + P")))
@@ -102,7 +100,6 @@ SUBJECTS = {
         matched="Q + P 3 %",
         schedule=sm.Schedule(steps=14, mu0=1e-2, growth=1.5, finetune=6),
         decay=0.87,
-        weight_decay=5e-4,
     ),
     "lenet5": Subject("lenet5-fashion-mnist", _views("40 kB", "0.6 MFLOPs"), matched="Q + P 1 %"),
     "resnet20-cifar": Subject("resnet20-cifar-10", RESNET20, matched="Q + P 3 %"),
@@ -126,13 +123,12 @@ class Augmented:
         return self._batches.epoch(int(torch.randint(2**31, ())))
 
 
-def training(recipe: Recipe, split: Split, lr: float = LR, decay: float = DECAY, weight_decay: float = 0.0) -> Train:
+def training(recipe: Recipe, split: Split, lr: float = LR, decay: float = DECAY) -> Train:
     """SGD on the recipe's augmented images; weights and the penalty in float32 whatever the convolutions are in."""
     sgd = sm.SGD(
         Augmented(split, recipe),
         lr=lr,
         decay=decay,
-        weight_decay=weight_decay,
         loss=lambda out, labels: F.cross_entropy(out.float(), labels),
     )
 
@@ -165,7 +161,7 @@ def run(job: str) -> dict[str, Any]:
         plan_of(trained.model, way),
         budget=budget,
         importance=None if way in FIXED else "relative",
-        train=training(RECIPES[subject.reference], data.train, decay=subject.decay, weight_decay=subject.weight_decay),
+        train=training(RECIPES[subject.reference], data.train, decay=subject.decay),
         evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
         inputs=data.train.images[:2560].split(128),
         schedule=subject.schedule,
