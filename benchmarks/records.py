@@ -30,11 +30,18 @@ from summands.zoo.data import load
 from summands.zoo.train import channels_last, error, reference
 
 ROOT = Path(__file__).parent.parent
-RECORDS = {"lenet300": "EPR: 8.56 kB at 1.9 %", "lenet5": "EPR: 2.84 kB at 0.9-1.0 %; MIRACLE: 1.52 kB, 0.96 %"}
-BUDGETS = ("lenet300 8kB", "lenet300 5kB", "lenet300 4kB", "lenet5 2.8kB", "lenet5 1.5kB")
+_EPR = "EPR: 8.56 kB at 1.9 %"
+RECORDS = {
+    "lenet300 8kB": _EPR,
+    "lenet300 5kB": _EPR,
+    "lenet300 4kB": _EPR,
+    "lenet5 2.8kB": "EPR: 2.84 kB at 0.9-1.0 %",
+    "lenet5 1.5kB": "MIRACLE: 1.52 kB at 0.96 %",
+}
+"""A network and a budget, and what is to beat."""
 SLOWLY: Mapping[str, Mapping[str, Any]] = {"1.5kB": {"steps": 60, "growth": 1.072, "budget_start": 5.0}}
 """Budgets that are reached in more steps, from a multiple: what differs from the task file's schedule."""
-JOBS = [f"{budget} {seed}" for budget in BUDGETS for seed in (0, 1, 2)]
+JOBS = [f"{budget} {seed}" for budget in RECORDS for seed in (0, 1, 2)]
 
 
 def run(job: str) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         spent = [row["compress_seconds"] / sum(row[f"{k}_seconds"] for k in _SECONDS) for row in own]
         out.add_row(
             name,
-            RECORDS[name],
+            RECORDS[f"{name} {budget}"],
             f"{statistics.mean(row['file_bytes'] for row in own):,.0f}",
             _spread([row["test_error"] for row in own]),
             f"{statistics.mean(row['reference_test_error'] for row in own):.2f} %",
