@@ -19,7 +19,7 @@ def page(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str])
     """
     names = list(dict.fromkeys(run.combination for run in runs))
     parts = [tag("h1", search.name), _facts(search, runs)]
-    if any(run.error is not None for run in runs):
+    if len(runs) > 1 and any(run.error is not None for run in runs):
         parts += [
             tag("h2", "Error against size"),
             tag("figure", plane(search, runs, best), legend(names), tag("figcaption", _HOW_TO_READ_THE_PLANE)),
