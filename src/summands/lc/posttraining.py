@@ -102,14 +102,14 @@ class PostTrainer:
         """All layers at one price, their moments held together."""
         self._fits.note(self._data.tally(names))
         drift = self.options.drift
-        forms, price = self._project_all(self._aim(), slack=_ROUGH if drift else _FINE)
+        forms, price = self._project_all(self._room(), slack=_ROUGH if drift else _FINE)
         if self.options.tune and self.limit is not None and price:
             finer = finer_bytes(forms, price, self._fits.error_of)
             self._held = min(finer, int(_MOST_HELD * self.limit.most))
         if drift:
             self._follow_drift(forms, price)
         if drift or self._held:
-            forms, price = self._project_all(self._aim(), price)
+            forms, price = self._project_all(self._room(), price)
         self._finish(forms)
         forms = self._back_within(forms, price)
         self.layers = [self._fits.record(name, form) for name, form in forms.items()]
@@ -121,13 +121,13 @@ class PostTrainer:
     def _back_within(self, forms: dict[str, Form], price: float | None) -> dict[str, Form]:
         """The forms at another price, where biases and statistics have grown beyond the room that was left for them.
 
-        The next projection counts them as they are now, and they change little once more; if too much, it aims lower.
+        The next projection counts them as they are now, and they change little once more; if too much, it leaves more.
         """
-        aim = self._aim()
-        while aim is not None and (excess := self._over(forms) + self._held) > 0:
-            forms, price = self._project_all(aim, price)
+        room = self._room()
+        while self.limit is not None and (excess := self._over(forms) + self._held) > 0:
+            forms, price = self._project_all(room, price)
             self._finish(forms)
-            aim -= 2 * excess
+            room += 2 * excess
         return forms
 
     def _in_runs(self, names: Sequence[str], memory_bytes: int) -> dict[str, Form]:
@@ -146,8 +146,9 @@ class PostTrainer:
 
     # The C step of the whole network
 
-    def _aim(self) -> int | None:
-        return None if self.limit is None else int((1 - _ROOM) * self.limit.most) - _SPARE - self._held
+    def _room(self) -> int:
+        """Bytes of the limit that a projection leaves free."""
+        return 0 if self.limit is None else self.limit.most - int((1 - _ROOM) * self.limit.most) + _SPARE + self._held
 
     def _over(self, forms: Mapping[str, Form]) -> int:
         """Bytes beyond the limit, if there is one."""
@@ -157,18 +158,17 @@ class PostTrainer:
         return measure(snapshot(self.model, forms)).size_bytes
 
     def _project_all(
-        self, aim: int | None, start: float | None = None, slack: float = _FINE
+        self, room: int, start: float | None = None, slack: float = _FINE
     ) -> tuple[dict[str, Form], float | None]:
-        if aim is None or self.limit is None:
+        if self.limit is None:
             return self._fits.project(None), None
         network = snapshot(self.model, {})
-        room = self.limit.most - aim
         found = allocate(
             self.tasks,
             self._weights,
             self._fits.project,
             Limit(self.limit.most, measure=lambda forms: measure({**network, **forms}).size_bytes + room),
-            price=start or self._natural_price(aim),
+            price=start or self._natural_price(self.limit.most - room),
             slack=slack,
             fill=False,
         )
