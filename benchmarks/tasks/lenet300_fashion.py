@@ -6,7 +6,7 @@ from summands.zoo.train import error, reference
 
 data = load("fashion-mnist")
 schedule = sm.Schedule(steps=8, mu0=2e-3, growth=1.6, epochs=1, finetune=3)
-train = sm.SGD((data.train.images, data.train.labels), lr=0.05, decay=0.98, finetune_lr=0.02)
+train = sm.SGD((data.train.images, data.train.labels), lr=0.05, decay=0.98, finetune_lr=0.02, weight_decay=5e-4)
 
 
 def model():

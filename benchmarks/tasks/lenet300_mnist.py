@@ -6,7 +6,7 @@ from summands.zoo.train import error, reference
 
 data = load("mnist")
 schedule = sm.Schedule(steps=20, mu0=1e-3, growth=1.25, finetune=4)
-train = sm.SGD((data.train.images, data.train.labels), lr=0.1, decay=0.85)
+train = sm.SGD((data.train.images, data.train.labels), lr=0.1, decay=0.85, weight_decay=5e-4)
 
 
 def model():

@@ -18,7 +18,7 @@ def train(model, penalty, step):
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(step.seed))
     rows = order[: len(order) // 8]
     eighth = (data.train.images[rows], data.train.labels[rows])
-    return sm.SGD(eighth, lr=0.02, decay=0.98, finetune_lr=0.01)(model, penalty, step)
+    return sm.SGD(eighth, lr=0.02, decay=0.98, finetune_lr=0.01, weight_decay=5e-4)(model, penalty, step)
 
 
 def evaluate(model):
