@@ -2,9 +2,9 @@
 
 LeNet-300-100 on Fashion-MNIST: 8 LC steps of an epoch each and 3 epochs of fine-tuning; on MNIST, for the picture of
 `plane`, 20 and 4. LeNet-5 on MNIST: 8 and 3 with an eighth of the images in each step. One seed; no run is stopped
-early. Of the files of one budget the best is chosen
-by the validation error (5,000 images); the test error is measured once on each finished file. The question: is the best
-sum at least as good as each single compression, at every budget? `python -m benchmarks.search` goes on where it ended.
+early. Of the files of one budget the best is chosen by the validation error (5,000 images); the test error is measured
+once on each finished file. The question: is the best sum at least as good as each single compression, at every budget?
+`python -m benchmarks.search` goes on where it ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,37 @@ from summands.runner import describe, options_of, run_search
 from summands.selection.search import chosen_combinations, front, trials
 from summands.taskfile import load_task
 from summands.zoo.data import load
-from summands.zoo.train import error, reference
+from summands.zoo.train import RECIPES, error, reference
 
 TASKS = Path(__file__).parent / "tasks"
-NETWORKS: dict[str, tuple[str, str, list[str]]] = {
-    "lenet300_fashion": ("lenet300-fashion-mnist", "fashion-mnist", ["16x", "28x", "48x", "80x", "128x"]),
-    "lenet300_mnist": ("lenet300-mnist", "mnist", ["27x", "53x", "88x", "133x"]),
-    "lenet5_mnist": ("lenet5-mnist", "mnist", ["32x", "64x", "100x", "160x", "250x"]),
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of the zoo by its reference, the budgets, and what is tried within each."""
+
+    reference: str
+    budgets: Sequence[str]
+    combinations: Sequence[str]
+
+
+SINGLES = ("Q", "P", "L")
+NETWORKS = {
+    "lenet300_fashion": Subject(
+        "lenet300-fashion-mnist",
+        ("16x", "28x", "48x", "80x", "128x"),
+        (*SINGLES, "Q+P", "L+P", "Q+L", "Q+L+P"),
+    ),
+    "lenet300_mnist": Subject(
+        "lenet300-mnist",
+        ("27x", "53x", "88x", "133x"),
+        (*SINGLES, "Q+P", "L+P", "Q+L", "Q+L+P", "Grid=Grid('auto')"),
+    ),
+    "lenet5_mnist": Subject("lenet5-mnist", ("32x", "64x", "100x", "160x", "250x"), (*SINGLES, "Q+P", "L+P")),
 }
 
 
-def make_runs(name: str, folder: Path, combinations: list[str], budgets: list[str], jobs: int) -> None:
+def make_runs(name: str, folder: Path, combinations: Sequence[str], budgets: Sequence[str], jobs: int) -> None:
     """All runs of one network that are still to be made."""
     path = TASKS / f"{name}.py"
     task = load_task(path)
@@ -54,17 +75,17 @@ def make_runs(name: str, folder: Path, combinations: list[str], budgets: list[st
 
 def figures(name: str, folder: Path) -> dict[str, Any]:
     """The runs of one network with the test error of every finished file; draws its picture."""
-    source, data_name, budgets = NETWORKS[name]
+    subject = NETWORKS[name]
     search, runs = read_runs(folder)
-    trained, test = reference(source), load(data_name).test
+    trained, test = reference(subject.reference), load(RECIPES[subject.reference].data).test
     best = {run.id for run in front(runs)}
     picture = RESULTS / f"search-{name}.svg"
     picture.write_text(standalone(plane(search, runs, best, named=True)) + "\n")
     rows = []
-    for run in sorted(runs, key=lambda run: budgets.index(run.budget)):
+    for run in sorted(runs, key=lambda run: subject.budgets.index(run.budget)):
         test_error = None
         if run.status == "finished":
-            network = sm.load(folder / run.id / "model.sums", into=reference(source).model)
+            network = sm.load(folder / run.id / "model.sums", into=reference(subject.reference).model)
             test_error = error(network.eval(), test.images, test.labels)
         rows.append(
             {
@@ -177,8 +198,9 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if not arguments.report:
         for name in arguments.networks or NETWORKS:
-            budgets = arguments.budget or NETWORKS[name][2]
-            make_runs(name, arguments.runs / name, arguments.combination, budgets, arguments.jobs)
+            combinations = arguments.combination or NETWORKS[name].combinations
+            budgets = arguments.budget or NETWORKS[name].budgets
+            make_runs(name, arguments.runs / name, combinations, budgets, arguments.jobs)
     kept = read_result("search")["figures"] if (RESULTS / "search.json").is_file() else []
     found = {each["network"]: each for each in kept}
     found |= {name: figures(name, arguments.runs / name) for name in NETWORKS if (arguments.runs / name).exists()}
