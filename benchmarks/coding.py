@@ -60,7 +60,8 @@ def main() -> None:
     measured = any(row["nncodec_bytes"] for row in every["sizes"])
     figures = {"nncodec": "measured" if measured else nncodec.reason(), **every}
     print(table(figures))
-    print(f"wrote {write_result('coding', figures)}")
+    # The command that makes all of it, as rows of networks that this run does not name are of earlier ones.
+    print(f"wrote {write_result('coding', figures, command='python -m benchmarks.coding')}")
 
 
 def _with_others(rows: list[Row], before: list[Row]) -> list[Row]:
