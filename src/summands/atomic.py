@@ -22,7 +22,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
 def check_place(path: Path) -> None:
     """FileError unless a file may be put there: only a regular file is ever replaced, and no folder is made."""
-    folder = path.parent
+    folder = path.resolve().parent
     if not folder.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
@@ -48,17 +48,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     >>> path.read_text(), [file.name for file in path.parent.iterdir()]
     ('all of it', ['a.txt'])
     """
-    temporary = path.parent / f".{path.name[:64]}.{secrets.token_hex(8)}"
+    place = path.resolve()  # a link stays one, and what it points to is replaced
+    temporary = place.parent / f".{place.name[:32]}.{secrets.token_hex(8)}"
     with file_errors(path):
         try:
             yield temporary
             _to_disk(temporary, os.O_RDWR)
-            temporary.replace(path)
+            temporary.replace(place)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         if os.name == "posix":  # the new name is on the disk when its folder is
-            _to_disk(path.parent, os.O_RDONLY)
+            _to_disk(place.parent, os.O_RDONLY)
 
 
 def _to_disk(path: Path, mode: int) -> None:

@@ -42,7 +42,8 @@ def body_of(*items: int | bytes | str | Layout) -> bytes:
                 out.raw(item)
             case str():
                 out.varint(0)
-                out.text(item)
+                out.varint(len(item.encode()))
+                out.raw(item.encode())
             case Layout():
                 item.write(out)
     return bytes(out)

@@ -1,6 +1,7 @@
 """Forms come back to the last bit; sizes are what theory and the estimate say; hostile bytes give ValueError."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from summands.coding import decode_section, encode_section, estimated_bits, layout_of, shared_tensors
 from summands.coding.range_coder import Coder
+from summands.compressions import Quantize, Transform
 from summands.forms import Codebook, Dense, Form, Grid, Sparse, Sum
 
 FLOAT32 = torch.float32
@@ -208,6 +210,20 @@ def test_shared_tensors_must_fit_their_layout():
     for wrong in ([], [torch.zeros(2)], [form.step.half()]):
         with pytest.raises(ValueError):
             decode_section(payload, [layout], wrong)
+
+
+@pytest.mark.parametrize("shape", [(128, 100), (30, 35, 7, 3), (40, 4)])
+@pytest.mark.parametrize("keep", [0.1, 0.9])
+def test_a_transform_beside_a_quantiser(shape, keep):
+    """Its coefficients do not stand where the weight's entries do, whose levels tell nothing of them."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=random)
+    form = (Quantize(2) + Transform(keep=keep)).project(weight)
+    check_round_trip([form], decode_section(encode_section([form]).payload, [layout_of(form)]))
+    first = form.terms[0]
+    other = replace(form, terms=(replace(first, codes=1 - first.codes), form.terms[1]))
+    bits = [encode_section([one]).part_bits[0][1] for one in (form, other)]
+    assert bits[0] == pytest.approx(bits[1])
 
 
 def test_golden_bytes():

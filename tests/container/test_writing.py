@@ -3,13 +3,16 @@
 import contextlib
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from summands import atomic
-from summands.container import Writer, read, write, writer
+from summands.container import Writer, header, read, write, writer
 from summands.errors import ArgumentError, FileError
+from summands.forms import Trellis
 from tests.container.samples import check_same, dense, every_kind
 
 resource = pytest.importorskip("resource")
@@ -95,6 +98,49 @@ def test_a_form_that_cannot_be_written_leaves_the_old_file(old):
     with pytest.raises(ArgumentError):
         write(old, {"w": dense((3,)), "x" * 5000: dense((3,))})
     check_untouched(old.parent, old)
+
+
+def test_a_weight_that_is_refused_leaves_the_writer_as_it_was(tmp_path):
+    path, first = tmp_path / "model.sums", dense((3,))
+    with Writer(path) as file:
+        file.add("a", first)
+        with pytest.raises(ArgumentError, match="stands in the file already"):
+            file.add("b", first)
+        with pytest.raises(ArgumentError, match="new to the file"):
+            file.add("a", dense((4,)))
+        file.add("b", dense((3,), 1))
+    check_same(read(path).forms, {"a": first, "b": dense((3,), 1)})
+
+
+def test_no_file_is_written_that_no_reader_takes(tmp_path, monkeypatch):
+    path = tmp_path / "model.sums"
+    for limit, message in (("MAX_FORMS", "the forms of a file"), ("MAX_HEADER", "the names of a file's weights")):
+        with monkeypatch.context() as patch:
+            patch.setattr(header, limit, 3)
+            with pytest.raises(ArgumentError, match=message):
+                write(path, {f"w{i}": dense((3,)) for i in range(4)})
+    assert not path.exists()
+
+
+def test_levels_that_cannot_be_coded_name_their_weight(tmp_path):
+    wrong = Trellis(shape=torch.Size([3]), dtype=torch.float32, levels=torch.tensor([1, 1, 1]), step=torch.ones(()))
+    with pytest.raises(ArgumentError, match=r"cannot be written.*'fc'"):
+        write(tmp_path / "model.sums", {"fc": wrong})
+    with pytest.raises(ArgumentError, match=r"node in \[0, 8\)"):
+        write(tmp_path / "model.sums", {"fc": replace(wrong, node=8)})
+
+
+def test_a_link_stays_one(tmp_path):
+    target, link = tmp_path / "model-1.sums", tmp_path / "latest.sums"
+    write(target, {})
+    link.symlink_to(target)
+    write(link, every_kind())
+    assert link.is_symlink()
+    check_same(read(target).forms, every_kind())
+
+
+def test_a_long_name(tmp_path):
+    write(tmp_path / ("\N{GRINNING FACE}" * 60), {})
 
 
 def test_places_where_no_file_can_be(tmp_path):

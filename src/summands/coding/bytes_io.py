@@ -9,8 +9,8 @@ class ByteWriter:
     """Collects bytes.
 
     >>> out = ByteWriter()
-    >>> out.varint(300); out.text("fc1"); bytes(out).hex()
-    'ac0203666331'
+    >>> out.varint(300); out.raw(b"fc1"); bytes(out).hex()
+    'ac02666331'
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,6 @@ class ByteWriter:
         """Bytes as they are."""
         self._bytes += data
 
-    def text(self, text: str) -> None:
-        """The length of the UTF-8 bytes as a varint, then these."""
-        data = text.encode()
-        self.varint(len(data))
-        self.raw(data)
-
     def __len__(self) -> int:
         return len(self._bytes)
 
@@ -45,9 +39,9 @@ class ByteWriter:
 class ByteReader:
     """Reads what ByteWriter wrote, from data[position:end], and never beyond: ValueError instead.
 
-    >>> reader = ByteReader(bytes.fromhex("ac0203666331"))
-    >>> reader.varint(), reader.text(limit=10), reader.remaining
-    (300, 'fc1', 0)
+    >>> reader = ByteReader(bytes.fromhex("ac02666331"))
+    >>> reader.varint(), bytes(reader.raw(3)), reader.remaining
+    (300, b'fc1', 0)
     """
 
     def __init__(self, data: bytes | memoryview, position: int = 0, end: int | None = None) -> None:
@@ -81,7 +75,3 @@ class ByteReader:
             raise ValueError(f"{count} bytes wanted, {self.remaining} left")
         self.position += count
         return self._data[self.position - count : self.position]
-
-    def text(self, limit: int) -> str:
-        """The next text, of at most `limit` bytes; ValueError unless it is UTF-8."""
-        return str(self.raw(self.varint(limit)), "utf-8")

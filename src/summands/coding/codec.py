@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must
-from ..forms import Codebook, Embedded, Form, Grid, Sum, Trellis
+from ..forms import Codebook, Embedded, Form, Grid, Sparse, Sum, Trellis
 from .kinds import Digits, Field, Picks, Positions, kind_named
 from .layout import Layout, layout_of
 from .range_coder import DECODE, ENCODE, MEASURE
@@ -99,7 +99,7 @@ def _code_parts(section: Section, form: Form, layout: Layout, earlier: Form | No
         tensors = {name: tensor.detach().cpu() for name, tensor in part.tensors().items()}
         for field, stored in zip(leaf.fields(), leaf.stored, strict=True):
             if stored.shared is None:
-                section.code(tensors[field.name], field, _side_of(field, tensors, side, earlier))
+                section.code(tensors[field.name], field, _side_of(leaf, field, tensors, side, earlier))
         bits.append(section.coder.bits - before)
         if len(parts) > 1:
             side = _side_after(part, side)
@@ -130,7 +130,7 @@ def _decode_leaf(
     for field, stored in zip(layout.fields(), layout.stored, strict=True):
         if stored.shared is None:
             tensor = _empty(field.dims, stored.dtype)
-            section.code(tensor, field, _side_of(field, fields, side, earlier))
+            section.code(tensor, field, _side_of(layout, field, fields, side, earlier))
         else:
             tensor = shared[stored.shared]
         fields[field.name] = tensor
@@ -143,15 +143,22 @@ def _empty(dims: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.empty(max(size, 1) * dtype.itemsize, np.uint8)).view(dtype)[:size].reshape(dims)
 
 
-def _side_of(field: Field, tensors: dict[str, Any], side: Tensor | None, earlier: Form | None) -> Tensor | None:
+def _side_of(
+    leaf: Layout, field: Field, tensors: dict[str, Any], side: Tensor | None, earlier: Form | None
+) -> Tensor | None:
     """What earlier pieces, or an earlier term of the sum, say about the entries of this tensor, if anything."""
     if isinstance(field.symbols, (Picks, Digits)):
         return None if earlier is None else earlier.tensors()[field.name].detach().cpu()
-    if side is None or isinstance(field.symbols, Positions):
+    # The positions of other kinds are not those of the weight's entries.
+    if side is None or leaf.kind != Sparse.__name__:
+        return None
+    if isinstance(field.symbols, Positions):
         return side
-    if "indices" in tensors and field.name == "values":
-        return side.reshape(-1).index_select(0, tensors["indices"])
-    return None
+    indices = tensors["indices"]
+    # Shared ones were decoded elsewhere, and no form has checked them yet.
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < side.numel():
+        raise ValueError(must("a position", f"in [0, {side.numel()})", f"{int(indices.min())} to {int(indices.max())}"))
+    return side.reshape(-1).index_select(0, indices)
 
 
 def _side_after(form: Form, side: Tensor | None) -> Tensor | None:

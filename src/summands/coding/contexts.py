@@ -4,7 +4,7 @@ Magnitudes vary slowly over a weight: rows, columns and neighbourhoods differ in
 means of the magnitudes seen: along the scan, fast (the neighbours) and slow (the row), and down each column. Their
 mixture, in half octaves, is the context of the next decision. All is integer arithmetic, equal on every machine.
 
-Kernels for `data` and `state` see range_coder.py; the columns of `choice` are named in streams.py.
+Kernels for `data` and `state` see range_coder.py; the columns of `choice` are named in choices.py.
 """
 
 # mypy: disable-error-code="assignment, operator"

@@ -1,13 +1,13 @@
 """Every kind of form that a file can hold, in one table: its numbers, its tensors, and which symbols these are.
 
 To add a kind: one entry in KINDS with a new tag. The symbols of most tensors are floating values (`FLOATS`), indices
-into a codebook (`Codes`), grid levels (`LEVELS`) or sorted positions (`Positions`).
+into a codebook (`Codes`), grid levels (`LEVELS`) or sorted positions (`Positions`); a dense weight's are `Values`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from ..views import Reshape, View, parse_view
 from .trellis import NODES
 
 Numbers = tuple[int, ...]
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+"""What torch calculates with; of its other dtypes a file can hold dense weights alone."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,17 @@ class Symbols:
 
 
 @dataclass(frozen=True)
-class Floats(Symbols):
+class Values(Symbols):
     """Values of any dtype, bit for bit."""
+
+
+@dataclass(frozen=True)
+class Floats(Symbols):
+    """Floating-point values that torch calculates with, bit for bit."""
+
+    def check(self, dtype: torch.dtype) -> None:
+        if dtype not in _FLOATS:
+            raise ValueError(must("values", _listed(_FLOATS), dtype))
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class Kind:
 
 
 def _dense_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
-    return (Field("values", shape, FLOATS),)
+    return (Field("values", shape, Values()),)
 
 
 def _codebook_fields(shape: tuple[int, ...], numbers: Numbers) -> tuple[Field, ...]:
@@ -346,5 +358,9 @@ def kind_tagged(tag: int) -> Kind:
 
 
 def _check_integers(dtype: torch.dtype) -> None:
-    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        raise ValueError(must("codes and levels", "of an integer dtype", dtype))
+    if dtype not in _INTEGERS:
+        raise ValueError(must("codes and levels", _listed(_INTEGERS), dtype))
+
+
+def _listed(dtypes: Sequence[torch.dtype]) -> str:
+    return "of " + ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

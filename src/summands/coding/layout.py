@@ -95,10 +95,8 @@ class Layout:
 
     def validate(self) -> None:
         """ValueError, with the reason, unless a form with this structure can exist."""
-        if len(self.shape) > MAX_DIMS or any(n < 0 for n in self.shape) or self.size > MAX_SIZE:
+        if len(self.shape) > MAX_DIMS or any(n < 0 for n in self.shape) or _extent(self.shape) > MAX_SIZE:
             raise ValueError(must("a shape", f"at most {MAX_DIMS} sizes with a product up to 2^48", self.shape))
-        if any(n > MAX_SIZE for n in self.shape):
-            raise ValueError(must("a size in a shape", "at most 2^48", max(self.shape)))
         if self.kind == Sum.__name__:
             self._validate_sum()
             return
@@ -106,7 +104,7 @@ class Layout:
         if len(fields) != len(self.stored):
             raise ValueError(must(f"a {self.kind}'s tensors", f"{len(fields)} in number", len(self.stored)))
         for field, stored in zip(fields, self.stored, strict=True):
-            if math.prod(field.dims) > MAX_SIZE:
+            if _extent(field.dims) > MAX_SIZE:
                 raise ValueError(must(f"the shape of {field.name}", "of a product up to 2^48", field.dims))
             field.symbols.check(stored.dtype)
 
@@ -191,6 +189,11 @@ def shared_tensors(forms: Sequence[Form]) -> list[Tensor]:
             if seen[id(tensor)] == 2:
                 found.append(tensor)
     return found
+
+
+def _extent(dims: Sequence[int]) -> int:
+    """The product of the sizes that are not 0, which torch forms for its strides even where there are no entries."""
+    return math.prod(n for n in dims if n)
 
 
 def _dtype(number: int) -> torch.dtype:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-NODES = 8
+from ..forms.trellis import NODES as NODES
+
 PATH = np.array([0, 2, 7, 5, 1, 3, 6, 4, 2, 0, 5, 7, 3, 1, 4, 6], dtype=np.int8)
 """The node after node n and an entry of parity p stands at 2 n + p."""
 NO_PATH = np.zeros(0, dtype=np.int8)

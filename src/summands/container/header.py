@@ -19,6 +19,7 @@ from itertools import accumulate, chain, groupby
 import torch
 
 from ..coding import ByteReader, ByteWriter, Layout, read_layout
+from ..errors import ArgumentError, must
 
 MAGIC = b"\x93SUM"
 VERSION = 1
@@ -164,7 +165,7 @@ class Header:
         known = CONTINUED_BYTES * max(joined.values(), default=0) if self.is_continued else 0
         return ENTRY_BYTES * sum(nlargest(threads, coded)) + max(joined.values(), default=0) + known
 
-    @property
+    @cached_property
     def is_continued(self) -> bool:
         """True when pieces are coded as what others before them leave open: sections are decoded in order."""
         members = (member for section in self.sections for member in section.members)
@@ -172,7 +173,14 @@ class Header:
 
 
 def write_header(header: Header) -> bytes:
-    """The bytes of a header: all of the file before the metadata."""
+    """The bytes of a header: all of the file before the metadata. ArgumentError where no reader would take it."""
+    members = chain(header.shared.members if header.shared else (), *(section.members for section in header.sections))
+    if (forms := sum(len(member.layout.leaves()) for member in members)) > MAX_FORMS:
+        raise ArgumentError(
+            must("the forms of a file, with their terms, blocks and pieces", f"{MAX_FORMS} at most", forms)
+        )
+    if (named := sum(len(name.encode()) for name in header.names)) > MAX_HEADER:
+        raise ArgumentError(must("the names of a file's weights", f"{MAX_HEADER} bytes at most", named))
     body = ByteWriter()
     body.varint(len(header.names))
     _write_names(body, header.names)
@@ -193,6 +201,8 @@ def write_header(header: Header) -> bytes:
     out.raw(MAGIC)
     out.varint(header.version)
     out.varint(header.features)
+    if len(body) > MAX_HEADER:
+        raise ArgumentError(must("a file's header", f"{MAX_HEADER} bytes at most", len(body)))
     packed = pack(bytes(body))
     out.varint(len(packed))
     out.raw(packed)

@@ -13,9 +13,9 @@ A form is taken apart into *pieces* of its terms, each a form itself:
 `assemble` puts together any pieces that came, and all of them give the form back exactly. Pieces follow each other by
 value, the decrease of the squared error relative to the weight's norm, per estimated bit.
 
-A piece of the last two is coded as what the pieces before it leave open (`so_far`), at the cost of the whole. Events
-that several weights share are a shared tensor, which has pieces of its own: the first run stands where shared tensors
-stand, and each weight holds it; the later runs come as pieces of that tensor (`cut_sequences`).
+A piece of Embedded or Successive is coded as what the pieces before it leave open (`so_far`), at the cost of the whole.
+Events that several weights share are a shared tensor, which has pieces of its own: the first run stands where shared
+tensors stand, and each weight holds it; the later runs come as pieces of that tensor (`cut_sequences`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..coding import estimated_bits
 from ..forms import Embedded, Events, Form, Grid, LowRank, Sparse, Successive, Sum
+from ..forms.embedded import coarser_step
 from ..forms.sum import wide_dtype
 from .header import CONTINUED
 
@@ -39,7 +40,8 @@ SMALLEST = 64
 SHORTEST = 16
 """Events of a run, at least."""
 
-
+_WORST = 1e100
+"""An error as large as this, or without a number."""
 MOST = 32
 """Pieces of a term that are coded as what those before leave open, at most: each decodes these again."""
 
@@ -200,12 +202,12 @@ def _first_of(pieces: Sequence[Piece], declared: Mapping[int, int], count: int) 
 
 
 def _error(exact: Sequence[Form], known: Sequence[Form]) -> float:
-    """The squared errors relative to the norms, summed."""
+    """The squared errors relative to the norms, summed; finite, so that gains have an order whatever overflows."""
     total = 0.0
     for one, other in zip(exact, known, strict=True):
         dense = one.dense().to(torch.float64)
         total += float((dense - other.dense()).square().sum()) / (float(dense.square().sum()) or 1.0)
-    return total
+    return total if total < _WORST else _WORST
 
 
 def count_pieces(terms: Iterable[int]) -> dict[int, int]:
@@ -253,7 +255,7 @@ def _join(pieces: Sequence[Any], declared: int) -> Form:
                 raise ValueError("pieces of an embedded quantiser with different steps")
             missing = declared - len(pieces)
             levels = _from_digits([p.levels for p in pieces], 2, len(pieces))
-            return replace(first, levels=levels, step=first.step * 2**missing, points=first.points[missing:])
+            return replace(first, levels=levels, step=coarser_step(first.step, missing), points=first.points[missing:])
         case Successive():
             if any(p.scale is not first.scale for p in pieces):
                 raise ValueError("pieces of a successive weight with different scales")

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -252,15 +253,21 @@ def _decode(
     came: dict[int, list[Piece]] = {m.weight: [] for section in sections for m in section.members}
     came |= {len(header.names) + i: [Piece(0, form)] for i, form in enumerate(shared)}
     tensors = [form.tensors()["values"] for form in shared]
+    # By weight and term, of the kinds whose later pieces need them.
+    known: defaultdict[tuple[int, int], list[Form]] = defaultdict(list)
+    known |= {(weight, 0): [pieces[0].form] for weight, pieces in came.items() if pieces}
 
     def decoded(section: Section) -> list[Form]:
+        places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, member in enumerate(section.members):
+            if member.layout.kind in CONTINUED:
+                places[member.weight, member.term].append(i)
+
         def earlier(i: int, forms: Sequence[Form]) -> Form | None:
-            here = section.members[i]
-            key = here.weight, here.term
-            before = [p.form for p in came[here.weight] if p.term == here.term]
-            return so_far(
-                [*before, *(f for f, m in zip(forms, section.members, strict=False) if (m.weight, m.term) == key)]
-            )
+            key = section.members[i].weight, section.members[i].term
+            if key not in places:
+                return None
+            return so_far([*known[key], *(forms[k] for k in places[key] if k < i)])
 
         what = _described(header, section)
         return _decode_section(file, section, tensors, what, earlier if header.is_progressive else None)
@@ -268,6 +275,8 @@ def _decode(
     for section, forms in zip(sections, _in_threads(decoded, sections, count), strict=True):
         for member, form in zip(section.members, forms, strict=True):
             came[member.weight].append(Piece(member.term, form))
+            if member.layout.kind in CONTINUED:
+                known[member.weight, member.term].append(form)
     longer = {id(tensor): _longer(came.pop(len(header.names) + i)) for i, tensor in enumerate(tensors)}
     declared = _declared(header)
     whole = {}
@@ -298,14 +307,23 @@ def _needed(header: Header, wanted: Iterable[int]) -> list[Section]:
 
     With theirs come those of the pieces that others continue in the same section, and of all shared tensors.
     """
-    weights = set(wanted)
-    while True:
-        shared = len(header.names)
-        chosen = [s for s in header.sections if any(m.weight in weights or m.weight >= shared for m in s.members)]
-        also = {m.weight for s in chosen for m in s.members if header.is_continued and m.layout.kind in CONTINUED}
-        if also <= weights:
-            return chosen
-        weights |= also
+    sections = list(header.sections)
+    holding: defaultdict[int, list[int]] = defaultdict(list)
+    for i, section in enumerate(sections):
+        for member in section.members:
+            holding[member.weight].append(i)
+    weights = set(wanted) | {weight for weight in holding if weight >= len(header.names)}
+    waiting, chosen = list(weights), set()
+    while waiting:
+        for i in holding[waiting.pop()]:
+            if i in chosen:
+                continue
+            chosen.add(i)
+            if header.is_continued:
+                also = {m.weight for m in sections[i].members if m.layout.kind in CONTINUED} - weights
+                weights |= also
+                waiting.extend(also)
+    return [section for i, section in enumerate(sections) if i in chosen]
 
 
 def _longer(pieces: Sequence[Piece]) -> Tensor:

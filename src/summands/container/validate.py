@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ..coding import NODES, Layout
@@ -19,7 +20,7 @@ MAX_DIGITS = 32
 def check(header: Header) -> None:
     """ValueError unless the parts of this header fit each other."""
     if len(set(header.names)) < len(header.names):
-        twice = next(name for i, name in enumerate(header.names) if name in header.names[:i])
+        twice = next(name for name, count in Counter(header.names).items() if count > 1)
         raise ValueError(f"two weights are named {twice!r}")
     shared = [member.layout for member in header.shared.members] if header.shared else []
     if any(layout.kind not in ("Dense", "Events") or layout.stored[0].shared is not None for layout in shared):

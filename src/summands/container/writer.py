@@ -181,14 +181,16 @@ class Builder:
         self._seen: dict[int, weakref.ref[Tensor]] = {}
         self._bits: dict[str, list[float]] = {}
         self._pool: list[tuple[int, int, Form]] = []
+        self._pooled = 0  # entries of the forms in the pool
         self._pieces: dict[tuple[int, int], list[Form]] | None = None  # by weight and term, only in layers
         self._sequences: dict[int, Successive] = {}
         self._layers: list[list[Section]] = [[]]
 
     def add(self, name: str, form: Form) -> None:
         """Appends a weight to the one layer."""
-        weight = self._enter(name, form)
+        self._check(name, form)
         self._watch(name, form)
+        weight = self._enter(name, form)
         blocks = self._blocks(form)
         if len(blocks) == 1:
             self._append(weight, 0, form)
@@ -211,6 +213,7 @@ class Builder:
         first = {id(runs.whole): runs.first for runs in sequences}
         self._shared = [first.get(id(tensor), tensor) for tensor in self._shared]
         for name, form in zip(forms, cut, strict=True):
+            self._check(name, form)
             self._enter(name, form)
         scheduled = schedule(cut, layers, self._shared_ids(), sequences)
         # The pieces of a grid hold the same step.
@@ -258,8 +261,8 @@ class Builder:
         while chunk := self._spool.read(_COPIED):
             yield chunk
 
-    def _enter(self, name: str, form: Form) -> int:
-        """Checks a weight and gives it the next number."""
+    def _check(self, name: str, form: Form) -> None:
+        """ArgumentError unless a weight of this name and form can be next."""
         if not isinstance(name, str) or len(_utf8(name)) > MAX_NAME:
             raise ArgumentError(must("a weight's name", f"a text of at most {MAX_NAME} bytes", name))
         if name in self._bits:
@@ -272,6 +275,9 @@ class Builder:
                 layout_of(form).validate()
             except ValueError as error:
                 raise ArgumentError(f"a form that cannot be written: {error}") from error
+
+    def _enter(self, name: str, form: Form) -> int:
+        """Gives a weight the next number."""
         for part in form.parts():
             if isinstance(part, Successive) and id(part.events) in self._shared_ids():
                 self._sequences.setdefault(id(part.events), part)
@@ -289,15 +295,14 @@ class Builder:
     def _watch(self, name: str, form: Form) -> None:
         """ArgumentError when a tensor that is not declared as shared comes a second time."""
         shared = self._shared_ids()
-        for tensor in form.tensors().values():
+        own = [tensor for tensor in form.tensors().values() if id(tensor) not in shared]
+        for i, tensor in enumerate(own):
             seen = self._seen.get(id(tensor))
-            if id(tensor) in shared:
-                continue
-            if seen is not None and seen() is tensor:
+            if (seen is not None and seen() is tensor) or any(tensor is other for other in own[:i]):
                 raise ArgumentError(
                     f"a tensor of {name!r} stands in the file already; declare it: Writer(shared=[...])"
                 )
-            self._seen[id(tensor)] = weakref.ref(tensor)
+        self._seen |= {id(tensor): weakref.ref(tensor) for tensor in own}
 
     def _blocks(self, form: Form) -> list[Form]:
         """The row blocks of a large form; what these have in common joins the shared tensors."""
@@ -319,16 +324,21 @@ class Builder:
 
     def _append(self, weight: int, term: int, form: Form) -> None:
         """Puts a form into the open section, or into a new one when that is full."""
-        if self._pool and sum(f.size for _, _, f in self._pool) + form.size > SECTION_ENTRIES:
+        if self._pool and self._pooled + form.size > SECTION_ENTRIES:
             self._close_section()
         self._pool.append((weight, term, form))
+        self._pooled += form.size
 
     def _close_section(self) -> None:
         if not self._pool:
             return
-        section = encoded([form for _, _, form in self._pool], self._shared, self._earlier())
-        members = tuple(Member(weight, layout_of(form, self._shared), term) for weight, term, form in self._pool)
         names = list(self._bits)
+        with in_context(self._described(names)):
+            try:
+                section = encoded([form for _, _, form in self._pool], self._shared, self._earlier())
+            except ValueError as error:
+                raise ArgumentError(f"a form that cannot be written: {error}") from error
+        members = tuple(Member(weight, layout_of(form, self._shared), term) for weight, term, form in self._pool)
         for (weight, term, _), bits in zip(self._pool, section.part_bits, strict=True):
             if weight >= len(names):  # a run of a shared sequence
                 continue
@@ -338,7 +348,12 @@ class Builder:
                 sums[k] += part
         self._layers[-1].append(Section(members, len(section.payload), zlib.crc32(section.payload)))
         self._spool.write(section.payload)
-        self._pool = []
+        self._pool, self._pooled = [], 0
+
+    def _described(self, names: Sequence[str]) -> str:
+        """The weights in the pool."""
+        inside = list(dict.fromkeys(names[weight] for weight, _, _ in self._pool if weight < len(names)))
+        return f"weights {', '.join(map(repr, inside[:5]))}{' ...' if len(inside) > 5 else ''}"
 
     def _earlier(self) -> list[Form | None]:
         """What is known of each piece in the pool from those before it."""

@@ -49,7 +49,7 @@ class Embedded(Form):
             shape=self.shape,
             dtype=self.dtype,
             levels=self.levels.sign() * (self.levels.abs() >> planes),
-            step=self.step * 2**planes,
+            step=coarser_step(self.step, planes),
             points=self.points[planes:].clone(),
         )
 
@@ -71,3 +71,8 @@ class Embedded(Form):
         own = 0 if id(self.levels) in billed else (self.planes + 1) * self.size
         billed.add(id(self.levels))
         return own + tensor_bits(self.step, billed) + tensor_bits(self.points, billed)
+
+
+def coarser_step(step: Tensor, planes: int) -> Tensor:
+    """2^planes steps; in float32 at least where there are any planes, as float16 may not reach so far."""
+    return step.to(torch.promote_types(step.dtype, torch.float32)) * 2**planes if planes else step

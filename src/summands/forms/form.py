@@ -171,4 +171,8 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.numel() == 0:
         return True
-    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+    return torch.equal(_bytes_of(a), _bytes_of(b))
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)

@@ -26,8 +26,8 @@ class Sparse(ElementwiseForm):
         return {"kept": self.indices.numel()}
 
     def dense(self) -> Tensor:
-        zeros = torch.zeros(self.size, dtype=self.dtype, device=self.values.device)
-        return zeros.index_copy(0, self.indices, self.values.to(self.dtype)).reshape(self.shape)
+        zeros = self.values.new_zeros(self.size)
+        return zeros.index_copy(0, self.indices, self.values).to(self.dtype).reshape(self.shape)
 
     def validate(self) -> None:
         if self.indices.ndim != 1 or self.indices.shape != self.values.shape:

@@ -99,10 +99,9 @@ class Successive(ElementwiseForm):
             raise ValueError(f"events must be a vector of int32, got {self.events.ndim}-d {self.events.dtype}")
         if self.events.numel():
             low, high = (int(end) for end in self.events.aminmax())
+            # That no entry has two signs is for the coder to see, once for all weights that share the events.
             if max(-low, high) > self.total:
                 raise ValueError(f"a pick is outside [0, {self.total})")
-            if self.events.unique().numel() != self.events.abs().unique().numel():
-                raise ValueError("an entry was picked with both signs")
 
     def paper_bits(self, billed: set[int]) -> float:
         """One fixed-width position for each pick, a sign for each entry kept, a flag for each event, the scale.

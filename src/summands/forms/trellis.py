@@ -11,6 +11,8 @@ from torch import Tensor
 from .form import Form, tensor_bits
 from .grid import check_levels, in_steps
 
+NODES = 8
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trellis(Form):
@@ -40,6 +42,8 @@ class Trellis(Form):
         check_levels(self.shape, self.levels, self.step, self.axis)
         if not self.levels.dtype.is_signed:
             raise ValueError(f"levels must be signed integers, got {self.levels.dtype}")
+        if not 0 <= self.node < NODES:
+            raise ValueError(f"a path starts at a node in [0, {NODES}), got {self.node}")
         if self.down and (self.node or len(self.shape) < 2):
             raise ValueError(f"a path down the first of {len(self.shape)} axes, from node {self.node}, not 0")
 
