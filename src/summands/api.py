@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from .lc import (
     smallest_within,
 )
 from .lc.passes import c_step, c_step_within
-from .network import check_batches, state_tensors
+from .network import check_batches, copied, state_tensors
 from .plan import Matched, Plan
 from .recipe import recipe_of, versions
 from .records import StepRecord, Verdict
@@ -100,7 +99,10 @@ def compress(
     ('DIRECT', torch.Size([10, 20]))
     """
     matched = plan.match(model)
-    reference = state_tensors(model) if isinstance(model, nn.Module) else dict(model)
+    if isinstance(model, nn.Module):
+        reference = state_tensors(model)
+    else:
+        reference = {name: t.detach().clone() for name, t in model.items() if name not in matched.tied}
     wanted = None if budget is None else Budget.of(budget)
     compressed = {name: reference[name] for task in matched.tasks for name in task.weights}
     weighting = None if importance is None else by_weight(importance, compressed, numbers=train is not None)
@@ -109,6 +111,10 @@ def compress(
             ("train", train),
             ("evaluate", evaluate),
             ("calibration", calibration is not None),
+            ("posttraining", posttraining),
+            ("schedule", schedule),
+            ("inputs", inputs != ()),
+            ("checkpoint", checkpoint),
             ("budget", wanted and wanted.needs_model),
         ):
             if given:
@@ -116,9 +122,10 @@ def compress(
         limit = _limit(wanted, matched, reference)
         return _direct(reference, matched, limit, weighting, recipe_of(plan, limit, None, 0, importance=importance))
     _check(model, train, inputs, schedule, checkpoint)
+    _check_resume(checkpoint, resume, state, load_state)
     _check_calibration(calibration, posttraining, train, importance, wanted)
     if wanted is not None and wanted.flops is not None:
-        runs = recorded_runs(copy.deepcopy(model), inputs)
+        runs = recorded_runs(copied(model), inputs)
         matched = replace(matched, tasks=tuple(priced_by_flops(matched.tasks, runs)))
         limit = _limited(flops_limit(wanted.flops, runs), matched, reference)
     else:
@@ -126,7 +133,7 @@ def compress(
     if calibration is not None:
         options = posttraining or PostTraining()
         trainer = PostTrainer(
-            model=copy.deepcopy(model),
+            model=copied(model),
             tasks=matched.tasks,
             calibration=calibration,
             options=options,
@@ -146,7 +153,7 @@ def compress(
     recipe = recipe_of(plan, limit, schedule if train else None, seed, drop, importance)
 
     def loop(price: float | None, within: Limit | None) -> Loop:
-        own = copy.deepcopy(model)
+        own = copied(model)
         path = None if checkpoint is None or price is not None else Path(checkpoint)
         if path is not None and limit is None and within is not None:  # one of several runs
             path = path.with_name(f"{path.name}.{within.most}")
@@ -161,7 +168,7 @@ def compress(
             price=price,
             importance=weighting,
             seed=seed,
-            checkpoint=None if path is None else Checkpoint(path, recipe, state, load_state),
+            checkpoint=None if path is None else Checkpoint(path, recipe, reference, state, load_state),
             report=report,
         )
 
@@ -169,7 +176,7 @@ def compress(
         if evaluate is None:
             raise BudgetError(must("evaluate", "given for a budget of max_drop", None))
         _check_free(matched, reference, f"the budget is {wanted}", Limit(0))
-        before = error_of(evaluate, copy.deepcopy(model), "reference")
+        before = error_of(evaluate, copied(model), "reference")
         price = sum(float(reference[n].double().square().sum()) for t in matched.tasks for n in t.weights)
         price = price / (8 * _bytes(reference)) or 1.0
         tries = 0 if train is None else drop_runs
@@ -221,7 +228,10 @@ def prune(
         raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
     if not callable(plan):
         raise ArgumentError(must("plan", "a function from the share of zeros to a Plan", plan))
+    _check_resume(checkpoint, resume, state, load_state)
     plans = [plan(level) for level in pruning.levels]
+    if others := [own for own in plans if not isinstance(own, Plan)]:
+        raise ArgumentError(must("what plan(level) returns", "a Plan", others[0]))
     matched = [own.match(model) for own in plans]
     _check(model, train, inputs, None, None)
     reference = state_tensors(model)
@@ -232,10 +242,12 @@ def prune(
     checkpoints: list[Checkpoint | None] = [None] * len(plans)
     if checkpoint is not None:
         paths = [Path(checkpoint) / f"level-{k:02}.checkpoint" for k in range(len(plans))]
-        checkpoints = [Checkpoint(p, recipe, state, load_state) for p, recipe in zip(paths, recipes, strict=True)]
+        checkpoints = [
+            Checkpoint(p, recipe, reference, state, load_state) for p, recipe in zip(paths, recipes, strict=True)
+        ]
         for path in paths if not resume else ():
             path.unlink(missing_ok=True)  # of an earlier run, which is not to be resumed either
-    own_model = copy.deepcopy(model)
+    own_model = copied(model)
     loop = Loop(
         model=own_model,
         tasks=(),
@@ -310,7 +322,8 @@ def _result(
 ) -> Result:
     rules = {name: str(task.compression) for task in matched.tasks for name in task.weights}
     errors = {name: relative_error(reference[name], network[name]) for name in rules}
-    if limit is not None and limit.measure(network) < 0.99 * limit.most:
+    worse = verdict in (Verdict.DIVERGED, Verdict.UNREACHED)
+    if limit is not None and not worse and limit.measure(network) < 0.99 * limit.most:
         verdict = Verdict.BUDGET_NOT_FILLED
     return Result(
         forms=network,
@@ -339,6 +352,19 @@ def _check_calibration(
             raise ArgumentError(must(name, "left out when `calibration` is given", "both"))
     if budget is not None and (budget.flops is not None or budget.max_drop is not None):
         raise BudgetError(must("the budget of post-training", "one of the file's bytes", str(budget)))
+
+
+def _check_resume(
+    checkpoint: str | Path | None,
+    resume: bool,
+    state: Callable[[], Any] | None,
+    load_state: Callable[[Any], None] | None,
+) -> None:
+    if checkpoint is not None:
+        return
+    for name, given in (("resume", resume), ("state", state), ("load_state", load_state)):
+        if given:
+            raise ArgumentError(must("checkpoint", f"given when `{name}` is", None, "name the file to go on from"))
 
 
 def _check(

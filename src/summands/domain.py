@@ -51,7 +51,7 @@ class Domain:
         named, buffers = _named(tensors)
         groups: dict[object, list[str]] = {}
         for name, tensor in named.items():
-            groups.setdefault(_identity(tensor), []).append(name)
+            groups.setdefault(identity(tensor), []).append(name)
         self.entries = [
             Entry(
                 name=names[0],
@@ -94,9 +94,9 @@ def _named(tensors: Tensors) -> tuple[dict[str, Tensor], set[str]]:
     return dict(tensors), {name for name in tensors if name.rpartition(".")[2] in STATISTICS}
 
 
-def _identity(tensor: Tensor) -> object:
-    """Equal for two tensors exactly when they are the same memory, seen the same way."""
-    if tensor.numel() == 0 or tensor.device.type == "meta" or tensor.layout != torch.strided:
+def identity(tensor: Tensor) -> object:
+    """Equal for two tensors exactly when they are tied: the same memory, seen the same way."""
+    if tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.data_ptr():
         return id(tensor)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 

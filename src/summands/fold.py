@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError, must
+from .network import copied
 
 Model = TypeVar("Model", bound=nn.Module)
 _FOLDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,7 +38,7 @@ def fold_batch_norms(model: Model, example: Tensor) -> Model:
     >>> fold_batch_norms(model, torch.rand(1, 3, 5, 5))[1].weight.unique()
     tensor([1.], grad_fn=<Unique2Backward0>)
     """
-    own = copy.deepcopy(model).eval()
+    own = copied(model).eval()
     with torch.no_grad():
         before = own(example)
         for layer, norm in _pairs(own, example):
@@ -50,7 +50,9 @@ def fold_batch_norms(model: Model, example: Tensor) -> Model:
                 "fold_batch_norms(model)", "a model in which what is normalised goes nowhere else", type(model).__name__
             )
         )
-    return own.train(model.training)
+    for module, like in zip(own.modules(), model.modules(), strict=True):
+        module.training = like.training
+    return own
 
 
 def _pairs(model: nn.Module, example: Any) -> list[tuple[nn.Module, Any]]:

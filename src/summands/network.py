@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .errors import ArgumentError, MismatchError, must
+from .domain import identity
+from .errors import ArgumentError, MismatchError, TrainingError, must
 from .forms import Dense, Form
+
+Model = TypeVar("Model", bound=nn.Module)
 
 Network = dict[str, Form]
 """Form by name, in the order of the model's state; a tied tensor stands under its first name alone."""
@@ -18,9 +22,26 @@ Network = dict[str, Form]
 
 def state_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the model's state by name, a tied one under its first name alone."""
-    first: dict[int, str] = {}
-    tensors = model.state_dict(keep_vars=True)
-    return {name: t.detach() for name, t in tensors.items() if first.setdefault(id(t), name) == name}
+    first: dict[object, str] = {}
+    tensors = _state(model)
+    return {name: t.detach() for name, t in tensors.items() if first.setdefault(identity(t), name) == name}
+
+
+def copied(model: Model) -> Model:
+    """A copy of the model in which tensors that are tied by their memory alone (`a.data = b.data`) are so again."""
+    own = copy.deepcopy(model)
+    first: dict[object, str] = {}
+    copies = _state(own)
+    for name, t in _state(model).items():
+        tied = first.setdefault(identity(t), name)
+        if copies[name] is not copies[tied]:
+            copies[name].data = copies[tied].data
+    return own
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """What the model's state holds beside what modules of the user's put there with `get_extra_state`."""
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
 
 
 def snapshot(model: nn.Module, forms: Mapping[str, Form]) -> Network:
@@ -51,9 +72,11 @@ def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
 
 
 def check_batches(inputs: Iterable[Any]) -> None:
-    """ArgumentError for one tensor, whose entries along the first axis would be taken for batches."""
+    """ArgumentError for what is no iterable, or one tensor, whose entries would be taken for batches."""
     if isinstance(inputs, Tensor):
         raise ArgumentError(must("inputs", "a list of batches", f"a tensor of {tuple(inputs.shape)}", "pass [tensor]"))
+    if not isinstance(inputs, Iterable):
+        raise ArgumentError(must("inputs", "a list of batches or a DataLoader", inputs))
 
 
 @contextmanager
@@ -71,6 +94,16 @@ def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
         with torch.no_grad():
             for name, t in kept.items():
                 state[name].copy_(t)
+    now = state_tensors(model)
+    if moved := {name for name in kept if name not in now or _place(now[name]) != _place(state[name])}:
+        raise TrainingError(
+            f"the model's tensors were replaced while its compressed weights were in it: {few(moved)}; let `evaluate` "
+            "convert a copy of the model, not the model itself"
+        )
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.device
 
 
 def feed(model: nn.Module, batch: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from . import container
 from .errors import ArgumentError, BudgetError, MismatchError, must
 from .forms import Form, relative_error
 from .lc import Calibration, InRuns, LayerFits, Offload, PostTraining, halve_statistics
-from .network import few
+from .network import copied, few
 from .plan import Task
 from .records import LayerRecord
 from .selection import is_free
@@ -48,7 +47,7 @@ class Offloaded:
         self._forms: dict[str, Path] = {}
         self._values: dict[str, Shards] = {}
         self._offload = Offload()
-        self._original, self._current = (copy.deepcopy(model).eval() for _ in range(2))
+        self._original, self._current = (copied(model).eval() for _ in range(2))
         self._offload.take(self._original.requires_grad_(True), self.tensor)
         self._offload.take(self._current, self._current_tensor)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from . import container
 from .forms import Dense, Form, paper_bits
 from .modules import with_modules
-from .network import load_into
+from .network import copied, load_into
 from .records import LayerRecord, StepRecord, Verdict, WeightRecord
 from .report.tables import result_table
 from .runs import Run, recorded_runs
@@ -109,7 +108,7 @@ class Result:
         >>> [type(layer).__name__ for layer in factored], bool(torch.allclose(factored(x), result.apply_(model)(x)))
         (['Sequential', 'ReLU', 'Sequential'], True)
         """
-        own = self.apply_(copy.deepcopy(model))
+        own = self.apply_(copied(model))
         runs = recorded_runs(own, inputs) if inputs != () else {}
 
         def pays(name: str, form: Form, weight: Tensor) -> bool:

@@ -7,7 +7,6 @@ BatchNorm follows, the scale of a weight is nothing to the loss, and errors rela
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError, must
-from .network import state_tensors
+from .network import copied, state_tensors
 
 Importance = Mapping[str, Tensor | float] | Literal["relative"]
 """How much the squared errors of each weight matter: a number, or one for each entry; see `compress`."""
@@ -41,7 +40,7 @@ def fisher_importance(
     >>> fisher_importance(layer, lambda model, batch: model(batch).sum(), [x])["weight"]
     tensor([[0.2000, 1.8000]])
     """
-    own = copy.deepcopy(model).eval()
+    own = copied(model).eval()
     parameters = {name: p for name, p in own.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
     count = 0
@@ -84,7 +83,7 @@ def measured_importance(
     >>> {name: round(h, 2) for name, h in measured_importance(model, far, ["0.weight", "1.weight"]).items()}
     {'0.weight': 1.92, '1.weight': 0.08}
     """
-    own = copy.deepcopy(model).eval()
+    own = copied(model).eval()
     tensors, generator = state_tensors(own), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         before = float(evaluate(own))
@@ -93,7 +92,7 @@ def measured_importance(
             if name not in tensors:
                 raise ArgumentError(must("weights", "names of the model's tensors", name))
             t = tensors[name]
-            kept, drawn = t.clone(), torch.randn(t.shape, generator=generator, dtype=torch.float64)
+            kept, drawn = t.clone(), torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu")
             size = float(kept.double().norm()) * noise
             t += (drawn * (size / float(drawn.norm()))).to(t)
             rises[name] = max(float(evaluate(own)) - before, 0.0) / size**2 if size else 0.0
@@ -137,4 +136,8 @@ def _relative(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean squared norm of the weights over each one's own; a weight of zeros is left out."""
     squares = {name: float(w.to(torch.float64).square().sum()) for name, w in weights.items()}
     mean = sum(squares.values()) / max(len(squares), 1)
-    return {name: torch.tensor(mean / square, dtype=torch.float64) for name, square in squares.items() if square > 0}
+    return {
+        name: torch.tensor(mean / square, dtype=torch.float64, device=weights[name].device)
+        for name, square in squares.items()
+        if square > 0
+    }

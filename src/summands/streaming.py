@@ -172,8 +172,7 @@ class _Direct:
         task = self.tasks.get(name)
         if task is None:
             return {name: _dense(self._shards.tensor(name))}
-        together = any(part.per == "task" for part in task.compression.parts())
-        alone = task if together else replace(task, weights=(name,))
+        alone = replace(task, weights=next(piece for piece in task.pieces() if name in piece))
         weights = {each: self._shards.tensor(each) for each in alone.weights}
         forms = c_step([alone], weights)
         return {each: _Projected(form, relative_error(weights[each], form)) for each, form in forms.items()}

@@ -30,7 +30,7 @@ def rounded(values: Tensor, dtype: str | None, own: torch.dtype | None = None) -
     own = own or values.dtype
     target = stored_dtype(dtype, own)
     most = min(torch.finfo(target).max, torch.finfo(own).max)
-    if float(torch.tensor(most, dtype=torch.float64).to(target)) > most:
+    if float(torch.tensor(most, dtype=torch.float64, device="cpu").to(target)) > most:
         # The largest float16 is no bfloat16: the next above it would be infinite when it is read back as float16.
         most *= 1 - torch.finfo(target).eps / 2
     wide = torch.promote_types(values.dtype, target)  # float16 and bfloat16 hold neither of each other's limits

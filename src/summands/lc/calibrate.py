@@ -190,7 +190,14 @@ class Calibration:
                     feed(self.original, batch)
 
                 def add(name: str, product: Product, seen: Any = seen, is_first: bool = i < half) -> None:
-                    tallies[name].add(product, seen[name].pop(0), is_first)
+                    original = seen[name].pop(0) if seen[name] else None
+                    if original is None or original.inputs.shape != product.inputs.shape:
+                        allowed = "as many inputs in the compressed network as in the original, for drift correction"
+                        remedy = "a network that routes its inputs needs PostTraining(drift=False)"
+                        got = "none" if original is None else tuple(original.inputs.shape)
+                        got = f"{tuple(product.inputs.shape)}, and {got} there"
+                        raise CalibrationError(must(f"layer {name!r}", allowed, got, remedy))
+                    tallies[name].add(product, original, is_first)
 
                 with shift.of_current(), Observer(ours, self._until_last(names, add)), suppress(_Enough):
                     feed(current, batch)
@@ -198,7 +205,7 @@ class Calibration:
         return dict(tallies)
 
     def survey(self, names: Sequence[str]) -> dict[str, int]:
-        """Bytes that each weight's moments take while it is compressed, in the order of execution; runs one batch."""
+        """Bytes that each weight's moments take while it is compressed, in the order of execution."""
         sizes: dict[str, int] = {}
         calls: Counter[str] = Counter()
 
@@ -207,9 +214,12 @@ class Calibration:
             square = product.groups * product.columns**2
             sizes[name] = 24 * (product.weight.shape[0] if product.kind == "embedding" else square)
 
+        runs = 0
         with torch.no_grad(), self.at_hand, Observer(self._weights(self.original, names), see):
-            feed(self.original, next(iter(self.batches)))
-        self.calls |= calls
+            for batch in self.batches:  # a layer may come in with a later one
+                feed(self.original, batch)
+                runs += 1
+        self.calls |= {name: -(-count // max(runs, 1)) for name, count in calls.items()}
         return sizes
 
     def _half(self) -> int:
@@ -269,7 +279,7 @@ class Calibration:
                         direction = _direction(output.detach(), distance, generator)
                         retained = draw < draws - 1
                         torch.autograd.backward(output, direction, retained, inputs=list(weights.values()))
-                count += draws * (output.shape[0] if output.ndim else 1)
+                count += draws * answers(output, distance)
         return {
             name: Sensitivity(total / count, columns[name].div_(count) if name in columns else None)
             for name, total in totals.items()
@@ -292,6 +302,13 @@ class Calibration:
     def _weights(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
         parameters = dict(model.named_parameters())
         return {name: parameters[name] for name in names}
+
+
+def answers(output: Tensor, distance: Distance) -> int:
+    """By how many a sum of distances is divided: samples, or for "softmax" the distributions over the last axis."""
+    if not output.ndim:
+        return 1
+    return output.shape[0] if distance == "values" else output[..., 0].numel()
 
 
 @contextmanager
@@ -319,7 +336,7 @@ def _gradients_seen(
 def _direction(output: Tensor, distance: Distance, generator: torch.Generator) -> Tensor:
     """v with E[v v'] the curvature of the distance in the output: I, or diag(p) - p p'."""
     if distance == "values":
-        return torch.randn(output.shape, generator=generator).to(output)
+        return torch.randn(output.shape, generator=generator, device="cpu").to(output)
     shares = output.softmax(-1).reshape(-1, output.shape[-1])
     drawn = torch.multinomial(shares.float().cpu(), 1, generator=generator)[:, 0].to(output.device)
     return (shares - nn.functional.one_hot(drawn, shares.shape[1]).to(shares)).reshape(output.shape)

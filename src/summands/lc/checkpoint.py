@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from ..network import state_tensors
 from ..records import StepRecord
 from .state import State
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Checkpoint:
     Args:
         recipe: everything that decides the result (plan, schedule, seed, ...), in JSON; a checkpoint of another
             recipe is refused.
+        origin: the tensors of the network that the run begins with; a checkpoint that began with others is refused.
         state, load_state: the user's own state: nested dictionaries and lists of tensors and plain values.
     """
 
     path: Path
     recipe: Mapping[str, Any]
+    origin: Mapping[str, Tensor]
     state: Callable[[], Any] | None = None
     load_state: Callable[[Any], None] | None = None
 
@@ -48,6 +52,7 @@ class Checkpoint:
         plain = {
             "version": _VERSION,
             "recipe": self.recipe,
+            "origin": self._digest,
             "phase": state.phase,
             "index": state.index,
             "price": state.price,
@@ -106,6 +111,21 @@ class Checkpoint:
             raise MismatchError(
                 f"{self.path} was made with another {', '.join(changed)}; use the same, or start without resume"
             )
+        if plain["origin"] != self._digest:
+            raise MismatchError(f"{self.path} began with another network; use the same, or start without resume")
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of names, shapes and every bit."""
+        digest = hashlib.sha256()
+        for name, t in self.origin.items():
+            digest.update(f"{name} {t.dtype} {tuple(t.shape)};".encode())
+            digest.update(_raw(t).numpy().data)
+        return digest.hexdigest()
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _bytes(data: bytes) -> Tensor:

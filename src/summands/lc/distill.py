@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..forms import Form
 from ..network import feed, load_into, snapshot
-from .calibrate import Calibration, Distance
+from .calibrate import Calibration, Distance, answers
 from .finetune import Continuous
 from .observe import answer
 
@@ -45,7 +45,7 @@ def distilled(
     before = mean_distance(model, data, distance)
     continuous = Continuous(forms)
     steps = epochs * sum(1 for _ in data.batches)
-    with continuous.installed(model):
+    with continuous.installed(model), torch.enable_grad():
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
         done = 0
         for _ in range(epochs):
@@ -73,8 +73,8 @@ def mean_distance(model: nn.Module, data: Calibration, distance: Distance) -> fl
 
 
 def distance_of(output: Tensor, wanted: Tensor, distance: Distance) -> Tensor:
-    """Mean over the inputs: half the squared difference, or KL(wanted || output) in nats."""
+    """The mean of `answers`: half the squared difference of a sample, or KL(wanted || output) in nats."""
     if distance == "values":
-        return (output - wanted).square().sum() / (2 * output.shape[0])
+        return (output - wanted).square().sum() / (2 * answers(output, distance))
     rows = wanted.log_softmax(-1)
-    return F.kl_div(output.log_softmax(-1), rows, log_target=True, reduction="sum") / output[..., 0].numel()
+    return F.kl_div(output.log_softmax(-1), rows, log_target=True, reduction="sum") / answers(output, distance)

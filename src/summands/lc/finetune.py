@@ -87,7 +87,8 @@ class Continuous:
             yield
         finally:
             for name, module, attribute in places:
-                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+                with torch.enable_grad():  # without, torch leaves a buffer
+                    parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
                 del module._parameters[attribute]
                 module.register_parameter(attribute, kept[name])
 
@@ -115,8 +116,9 @@ class Continuous:
                 probes = {n: torch.ones_like(t, dtype=torch.float32).requires_grad_() for n, t in tensors.items()}
                 if not all(t.numel() for t in tensors.values()):
                     continue
-                half_square = (part.replace_tensors(probes).dense().float() ** 2).sum() / 2
-                grads = torch.autograd.grad(half_square, list(probes.values()))
+                with torch.enable_grad():
+                    half_square = (part.replace_tensors(probes).dense().float() ** 2).sum() / 2
+                    grads = torch.autograd.grad(half_square, list(probes.values()))
                 for name, grad in zip(probes, grads, strict=True):
                     key = id(tensors[name])
                     totals[key] = totals[key] + grad if key in seen else grad

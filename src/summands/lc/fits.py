@@ -204,8 +204,7 @@ class LayerFits:
         """The weights of each task that are fitted together; only those that begin with one of `names`."""
         wanted = None if names is None else set(names)
         for task in self.tasks:
-            together = any(part.per == "task" for part in task.compression.parts())
-            for group in [task.weights] if together else [(name,) for name in task.weights]:
+            for group in task.pieces():
                 if wanted is None or group[0] in wanted:
                     yield task, group
 

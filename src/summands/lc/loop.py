@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..container import measure
+from ..errors import BudgetError
 from ..forms import Form
 from ..network import Network, applied, load_into, snapshot
 from ..plan import Task
@@ -29,7 +30,15 @@ from .checkpoint import Checkpoint
 from .finetune import Continuous
 from .judge import Evaluate, error_of
 from .learner import Learner, Step
-from .passes import back_on_constraints, c_step, c_step_within, recompute_batch_norm, settled, shrunk
+from .passes import (
+    back_on_constraints,
+    c_step,
+    c_step_within,
+    has_batch_norm,
+    recompute_batch_norm,
+    settled,
+    shrunk,
+)
 from .schedule import Schedule
 from .state import State
 
@@ -92,7 +101,8 @@ class Loop:
         # A penalty is balanced against mu, so the path begins with the solution at the first one.
         mu = self.schedule.mu(0) if self.learner is not None and self.schedule.steps else None
         state.forms = self._c_step(state, weights, mu)
-        state.best = snapshot(self.model, state.forms)
+        with self._compressed(state.forms) as network:
+            state.best = network
         compressed = time.perf_counter() - began
         self._measure(state, "direct", 0, 0.0, None, 0.0, compressed)
         if mu is not None and self._is_relaxed(0):
@@ -144,37 +154,52 @@ class Loop:
     def _c_step(
         self, state: State, targets: Mapping[str, Tensor], mu: float | None = None, factor: float = 1.0
     ) -> dict[str, Form]:
-        """At `factor` times the limit, if there is one."""
+        """At `factor` times the limit, if there is one; the forms of before where no others are within it."""
         previous = state.forms or None
         tasks = self.tasks
         if previous and state.index >= _CHOOSING * self.schedule.steps and factor == 1:
             tasks = settled(tasks, previous)
-        aim = self._aim(factor)
-        if aim is None:
-            return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
-        network = snapshot(self.model, {})
-        found = c_step_within(
-            aim,
-            tasks,
-            targets,
-            network,
-            mu=mu,
-            price=state.price,
-            previous=previous,
-            importance=self.importance,
-        )
-        state.price = found.price
-        return found.forms
+        excess = 0
+        while (aim := self._aim(factor, excess)) is not None:
+            try:
+                found = c_step_within(
+                    aim,
+                    tasks,
+                    targets,
+                    snapshot(self.model, {}),
+                    mu=mu,
+                    price=state.price,
+                    previous=previous,
+                    importance=self.importance,
+                )
+            except BudgetError:
+                # The weights have moved to where the plan fits no more; they may come back.
+                if previous is None:
+                    raise
+                return previous
+            state.price = found.price
+            over = self._over(found.forms, factor)
+            if over <= 0:
+                return found.forms
+            excess += 2 * over
+        return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
 
-    def _aim(self, factor: float = 1.0) -> Limit | None:
-        """`factor` times the limit, with a little room for what training does to the other tensors."""
+    def _aim(self, factor: float = 1.0, excess: int = 0) -> Limit | None:
+        """`factor` times the limit, with a little room, and `excess`, for what training does to the other tensors."""
         if self.limit is None:
             return None
         limit = replace(self.limit, most=int(factor * self.limit.most))
         if limit.unit != "bytes":
             return limit
-        room = int(_ROOM * limit.most)
+        room = int(_ROOM * limit.most) + excess
         return replace(limit, measure=lambda forms: limit.measure(forms) + room)
+
+    def _over(self, forms: Mapping[str, Form], factor: float = 1.0) -> int:
+        """Bytes beyond `factor` times the limit with the BatchNorm statistics that go with these forms."""
+        if self.limit is None or self.limit.unit != "bytes" or self.inputs == () or not has_batch_norm(self.model):
+            return 0
+        with self._compressed(forms) as network:
+            return self.limit.measure(network) - int(factor * self.limit.most)
 
     def _finetune(self, state: State, learner: Learner) -> bool:
         """False when it diverged."""
@@ -239,7 +264,9 @@ class Loop:
         size = measure(network).size_bytes
         # Without `evaluate` the last iterate counts as the best; of equals, the later one.
         fits = self.limit is None or self.limit.measure(network) <= self.limit.most
-        best = fits and (error is None or error <= state.best_error)
+        # NaN is infinity by now, and no better than an infinity that came before.
+        lost = error == math.inf and phase != "direct"
+        best = fits and not lost and (error is None or error <= state.best_error)
         if best:
             state.best, state.best_error = network, math.inf if error is None else error
         measured = time.perf_counter() - began
@@ -270,7 +297,7 @@ class Loop:
         return {name: parameters[name].detach() for task in self.tasks for name in task.weights}
 
     def _healthy(self, loss: float | None) -> bool:
-        finite = all(bool(torch.isfinite(w).all()) for w in self._weights().values())
+        finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
         return finite and (loss is None or math.isfinite(loss))
 
     def _step_seed(self, state: State) -> int:

@@ -7,7 +7,6 @@ So errors of all layers are in one unit, and one price for a bit divides a budge
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
@@ -21,7 +20,7 @@ from torch import nn
 from ..container import measure
 from ..errors import BudgetError, must
 from ..forms import Form
-from ..network import Network, load_into, snapshot, state_tensors
+from ..network import Network, copied, load_into, snapshot, state_tensors
 from ..plan import Task
 from ..records import LayerRecord, StepRecord, Verdict
 from ..selection import Limit, allocate
@@ -45,6 +44,8 @@ _MOST_BITS = 24
 """An entry: a budget may leave far more than any weight can use."""
 _SPARE = 16
 """Share of a budget, and bytes, that are left for what happens to biases and statistics afterwards."""
+_UNFILLED = 0.005
+"""Share of a budget that is worth another projection."""
 _MOST_HELD = 0.02
 """Share of a budget that is left for finer steps, where training will move them."""
 
@@ -71,7 +72,9 @@ class PostTrainer:
         self._check_limit()
         self.model.eval()
         self._began = time.perf_counter()
-        original = copy.deepcopy(self.model).requires_grad_(True)
+        original = copied(self.model)
+        for parameter in original.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
         halve_statistics(self.model)
         self._data = Calibration(original, self.calibration)
         self._data.check()
@@ -119,11 +122,15 @@ class PostTrainer:
         return forms
 
     def _back_within(self, forms: dict[str, Form], price: float | None) -> dict[str, Form]:
-        """The forms at another price, where biases and statistics have grown beyond the room that was left for them.
+        """The forms at another price, where biases and statistics now take more than the room that was left for them.
 
         The next projection counts them as they are now, and they change little once more; if too much, it leaves more.
+        Likewise once where they take so much less that the budget is not filled.
         """
         room = self._room()
+        if self.limit is not None and self._over(forms) + self._held < -_UNFILLED * self.limit.most:
+            forms, price = self._project_all(room, price)
+            self._finish(forms)
         while self.limit is not None and (excess := self._over(forms) + self._held) > 0:
             forms, price = self._project_all(room, price)
             self._finish(forms)

@@ -49,7 +49,13 @@ class _Penalty(torch.autograd.Function):
             return torch.zeros(())
         gaps = torch._foreach_sub(list(weights), targets)
         ctx.mus, ctx.gaps = mus, gaps
-        norms = torch.stack([norm.to(gaps[0].device) for norm in torch._foreach_norm(gaps)])
+        # Of half precision neither the square of a norm nor mu need be within reach.
+        norms = torch.stack(
+            [
+                norm.to(gaps[0].device).to(torch.promote_types(norm.dtype, torch.float32))
+                for norm in torch._foreach_norm(gaps)
+            ]
+        )
         return (norms**2 @ norms.new_tensor(mus)) / 2
 
     @staticmethod
@@ -80,7 +86,7 @@ class TrainingLearner(Learner):
         importance = [float(self._importance.get(name, 1.0)) for name in targets]
         penalty = Penalty([weights[name] for name in targets], list(targets.values()), step.mu, importance)
         self.model.train()
-        with seeded(step.seed, next(iter(weights.values())).device):
+        with seeded(step.seed, next(iter(weights.values())).device), torch.enable_grad():
             loss = self._train(self.model, penalty, step)
         if step.mu and not penalty.calls:
             raise TrainingError(
@@ -174,6 +180,6 @@ class SGD:
         inputs, targets = self.data
         generator = torch.Generator().manual_seed(step.seed)
         for _ in range(step.epochs):
-            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            order = torch.randperm(len(inputs), generator=generator, device="cpu").to(inputs.device)
             for rows in order.split(self.batch_size):
                 yield inputs.index_select(0, rows), targets.index_select(0, rows)

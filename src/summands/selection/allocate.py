@@ -105,7 +105,7 @@ def allocate(
         BudgetError: not even the smallest choice fits; the message states both sizes.
     """
     importance = importance or {}
-    scale = sum(_energy(w, importance.get(name)) for name, w in weights.items()) / (8 * limit.most) or 1.0
+    scale = sum(_energy(w, importance.get(name)) for name, w in weights.items()) / (8 * max(limit.most, 1)) or 1.0
 
     def at(p: float) -> Allocation:
         forms = project(p)

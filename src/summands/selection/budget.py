@@ -73,6 +73,8 @@ class Budget:
             number, unit = float(match[1]), match[2]
         except ValueError:
             raise BudgetError(must("budget", _ALLOWED, budget)) from None
+        if not math.isfinite(number):
+            raise BudgetError(must("budget", _ALLOWED, budget))
         if unit in ("x", "X"):
             return cls(ratio=number)
         if unit in ("bits", "bit", "bits/weight"):

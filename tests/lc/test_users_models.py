@@ -1,0 +1,312 @@
+"""What models and functions of users do that a run must stand, or refuse by name."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import summands as sm
+from summands.errors import ArgumentError, BudgetError, CalibrationError, MismatchError, TrainingError
+from summands.lc import Penalty, Step
+from summands.network import copied, state_tensors
+from summands.records import Verdict
+
+
+class Tied(nn.Module):
+    """An embedding and the output layer, one weight: as one parameter, or as two of one memory."""
+
+    def __init__(self, by_memory: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.out = nn.Embedding(40, 16), nn.Linear(16, 40, bias=False)
+        if by_memory:
+            self.out.weight.data = self.into.weight.data
+        else:
+            self.out.weight = self.into.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.out(self.into(ids))
+
+
+TWO_VALUES = sm.Plan({"*": "Quantize(2)"})
+IDS = [torch.randint(40, (8, 5), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+
+
+@pytest.mark.parametrize("by_memory", [False, True])
+@pytest.mark.parametrize("how", ["directly", "calibrated", "trained"])
+def test_tied_weights_are_one_however_they_are_tied(by_memory, how, tmp_path):
+    def train(model, penalty, step):
+        (model(IDS[0]).square().mean() + penalty()).backward()
+
+    options = {"directly": {}, "calibrated": {"calibration": IDS}}.get(
+        how, {"train": train, "schedule": sm.Schedule(steps=2)}
+    )
+    result = sm.compress(Tied(by_memory), TWO_VALUES, **options)
+    assert list(result.forms) == ["into.weight"]
+    result.save(tmp_path / "model.sums")
+    loaded = sm.load(tmp_path / "model.sums", into=Tied(by_memory))
+    for model in (loaded, result.apply_(Tied(by_memory))):
+        assert model.out.weight.unique().numel() == 2
+        assert torch.equal(model.out.weight, model.into.weight)
+
+
+def test_tied_tensors_of_a_checkpoint_are_one():
+    result = sm.compress(Tied(by_memory=False).state_dict(), TWO_VALUES)
+    assert list(result.forms) == ["into.weight"]
+    assert result.size_bytes < 200
+
+
+def test_a_copy_is_tied_as_the_model_is():
+    model = Tied(by_memory=True)
+    own = copied(model)
+    own.into.weight.data.zero_()
+    assert not own.out.weight.any() and model.out.weight.any()
+    assert list(state_tensors(own)) == ["into.weight"]
+
+
+def test_a_result_of_tensors_is_none_of_theirs():
+    tensors = {"w": torch.randn(8, 8), "b": torch.zeros(8)}
+    result = sm.compress(tensors, sm.Plan({"w": "Keep()"}, ignore=["b"]))
+    for tensor in tensors.values():
+        tensor.add_(1)
+    assert not result.tensors()["b"].any() and not torch.equal(result.tensors()["w"], tensors["w"])
+
+
+def network(norm: bool = False, width: int = 24, depth: int = 4, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.BatchNorm1d(width) if norm else nn.Identity(), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(width, 4))
+
+
+X = torch.randn(64, 24, generator=torch.Generator().manual_seed(0))
+Y = torch.randint(4, (64,), generator=torch.Generator().manual_seed(1))
+WEIGHTS = sm.Plan({"*.weight": 'Prune("auto")'}, ignore=["*.bias"])
+NORMED = sm.Plan({"*.weight": 'Prune("auto", dtype="float16")'}, ignore=["*.bias", "BatchNorm1d"])
+
+
+def wrong(model: nn.Module) -> float:
+    return 100 * float((model(X).argmax(1) != Y).float().mean())
+
+
+@pytest.mark.parametrize("budget", [5000, 5500])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_is_kept_within_a_budget_is_what_was_judged(budget, seed, trained):
+    """The statistics that go with the compressed weights take other bytes than those of before."""
+    model = network(norm=True, depth=6, seed=seed)
+    options = {"train": sm.SGD((X, Y)), "schedule": sm.Schedule(steps=3)} if trained else {}
+    result = sm.compress(model, NORMED, budget=budget, evaluate=wrong, inputs=[X], seed=seed, **options)
+    assert all(row.size_bytes <= budget for row in result.history)
+    assert result.history[0].best and result.error is not None
+    assert wrong(result.apply_(network(norm=True, depth=6)).eval()) == pytest.approx(result.error)
+
+
+@pytest.mark.parametrize("budget", [4000, 5000, 6000])
+def test_post_training_fills_a_budget_with_statistics_that_are_rounded(budget):
+    model = network(norm=True, depth=6)
+    sm.SGD((X, Y))(model, Penalty([], [], 0.0), Step(0, 1, 0.0, 0, 50))
+    options = sm.PostTraining(drift=budget != 6000)
+    result = sm.compress(model.eval(), NORMED, budget=budget, calibration=[X], posttraining=options)
+    assert 0.99 * budget <= result.size_bytes <= budget
+
+
+def test_weights_that_move_to_where_the_plan_fits_no_more():
+    """Two values and their signs code in few bits while most are alike; trained to be even, they take one each."""
+    model = nn.Sequential(nn.Linear(40, 40, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)[:, :2] = -1.0
+
+    def train(own, penalty, step):
+        with torch.no_grad():
+            own[0].weight.copy_(torch.randn(40, 40, generator=torch.Generator().manual_seed(step.index)))
+        penalty()
+
+    plan = sm.Plan({"*": 'Quantize(2) + Prune("auto")'})
+    result = sm.compress(model, plan, budget=150, train=train, schedule=sm.Schedule(steps=3, finetune=0))
+    assert result.size_bytes <= 150 and len(result.history) == 4
+
+
+def test_evaluate_may_leave_the_model_in_training():
+    def careless(model):
+        error = wrong(model)
+        model.train()
+        return error
+
+    options = sm.PostTraining(tune=3)
+    plan = sm.Plan({"*.weight": "Quantize(4)"}, ignore=["*.bias"])
+    results = [
+        sm.compress(network(norm=True).eval(), plan, calibration=[X], posttraining=options, evaluate=each)
+        for each in (wrong, careless)
+    ]
+    assert [row.loss for row in results[0].history] == [row.loss for row in results[1].history]
+
+
+def test_evaluate_may_not_convert_the_model():
+    def double(model):
+        model.double()
+        return 1.0
+
+    with pytest.raises(TrainingError, match="were replaced"):
+        sm.compress(network(), WEIGHTS, budget="4x", evaluate=double, train=sm.SGD((X, Y)))
+
+
+def test_a_bias_without_a_number_is_divergence():
+    def train(model, penalty, step):
+        penalty()
+        with torch.no_grad():
+            model[0].bias[0] = math.nan
+
+    result = sm.compress(network(), WEIGHTS, budget="4x", train=train)
+    assert result.verdict is Verdict.DIVERGED
+    assert all(bool(t.isfinite().all()) for t in result.tensors().values())
+
+
+def test_an_infinite_error_is_not_followed_by_one_without_a_number():
+    errors = iter([math.inf, math.nan, math.nan])
+    schedule = sm.Schedule(steps=2)
+    result = sm.compress(
+        network(), WEIGHTS, budget="4x", train=sm.SGD((X, Y)), evaluate=lambda m: next(errors), schedule=schedule
+    )
+    assert [row.best for row in result.history] == [True, False, False]
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    def run(model, resume=False):
+        return sm.compress(
+            model,
+            sm.Plan({"*.weight": "Quantize(2)"}, ignore=["*.bias"]),
+            train=sm.SGD((X, Y)),
+            schedule=sm.Schedule(steps=1),
+            checkpoint=tmp_path / "run.checkpoint",
+            resume=resume,
+        )
+
+    run(network())
+    other = network()
+    with torch.no_grad():
+        other[0].weight.mul_(3)
+    for model in (other, nn.Sequential(nn.Linear(24, 4)), network(width=24).append(nn.Linear(4, 4))):
+        with pytest.raises(MismatchError, match="another network"):
+            run(model, resume=True)
+    run(network(), resume=True)
+
+
+@pytest.mark.parametrize("name", ["schedule", "posttraining", "inputs", "checkpoint"])
+def test_what_tensors_have_no_use_for_is_refused(name, tmp_path):
+    given = {"schedule": sm.Schedule(), "posttraining": sm.PostTraining(), "inputs": [X], "checkpoint": tmp_path / "c"}
+    with pytest.raises(ArgumentError, match=f"`{name}`"):
+        sm.compress({"w": torch.randn(4, 4)}, TWO_VALUES, **{name: given[name]})
+
+
+@pytest.mark.parametrize("name", ["resume", "state", "load_state"])
+def test_what_needs_a_checkpoint_is_refused_without(name):
+    given = {"resume": True, "state": dict, "load_state": print}
+    with pytest.raises(ArgumentError, match="checkpoint must be given"):
+        sm.compress(network(), WEIGHTS, train=sm.SGD((X, Y)), **{name: given[name]})
+
+
+def test_inputs_that_are_no_batches_are_refused():
+    for wrong_inputs in (5, None):
+        with pytest.raises(ArgumentError, match="inputs must be"):
+            sm.compress(network(norm=True), NORMED, train=sm.SGD((X, Y)), inputs=wrong_inputs)
+
+
+def test_half_precision_does_not_overflow_the_penalty():
+    weight = torch.full((300,), 30.0, dtype=torch.float16)
+    assert float(Penalty([weight], [torch.zeros_like(weight)], 1e-4)()) == pytest.approx(13.5, rel=1e-3)
+    assert float(Penalty([weight], [torch.zeros_like(weight)], 9e-8)()) == pytest.approx(0.01215, rel=1e-3)
+
+
+def test_training_inside_no_grad():
+    with torch.no_grad():
+        result = sm.compress(network(), WEIGHTS, budget="4x", train=sm.SGD((X, Y)), schedule=sm.Schedule(steps=1))
+        tuned = sm.PostTraining(tune=1)
+        sm.compress(network(), WEIGHTS, budget="4x", calibration=[X], posttraining=tuned)
+    assert len(result.history) == 2
+
+
+class Routed(nn.Module):
+    """Each input through one of two layers, by its own sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        goes = x.sum(1) > 0
+        y = x.new_zeros(len(x), 4)
+        y[goes], y[~goes] = self.one(x[goes]), self.other(x[~goes])
+        return y
+
+
+def test_a_network_that_routes_its_inputs_needs_no_drift():
+    plan = sm.Plan({"*.weight": "Quantize(2)"}, ignore=["*.bias"])
+    batches = list(X[:, :8].split(16))
+    with pytest.raises(CalibrationError, match=r"drift=False"):
+        sm.compress(Routed(), plan, calibration=batches)
+    result = sm.compress(Routed(), plan, calibration=batches, posttraining=sm.PostTraining(drift=False))
+    assert result.verdict is Verdict.CALIBRATED
+
+
+class Later(nn.Module):
+    """A layer that only some batches reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, *, both: bool) -> torch.Tensor:
+        return self.b(self.a(x)) if both else self.a(x)
+
+
+def test_a_layer_that_comes_in_with_a_later_batch():
+    batches = [{"x": X[:32, :8], "both": False}, {"x": X[32:, :8], "both": True}]
+    options = [sm.PostTraining(drift=False, memory_bytes=memory) for memory in (None, 10**9)]
+    plan = sm.Plan({"*.weight": "Quantize(2)"}, ignore=["*.bias"])
+    counts = [
+        {row.name: (row.inputs, row.note) for row in result.layers}
+        for result in (sm.compress(Later(), plan, calibration=batches, posttraining=each) for each in options)
+    ]
+    assert counts[0] == counts[1] and counts[0]["b.weight"] == (32, "")
+
+
+def test_a_joint_candidate_takes_all_weights_of_a_task_or_none():
+    plan = sm.Plan({"*.weight": sm.Auto([sm.Quantize("auto", per="task"), sm.Keep()])}, ignore=["*.bias"])
+    result = sm.compress(network(), plan, budget="8x", calibration=[X])
+    books = {id(form.tensors()["values"]) for name, form in result.forms.items() if name.endswith("weight")}
+    assert len(books) == 1
+
+
+def test_a_verdict_that_says_more_than_a_budget_stands():
+    def train(model, penalty, step):
+        penalty()
+        return math.nan
+
+    plan = sm.Plan({"0.weight": 'Prune("auto")', "*.weight": "Quantize(2)"}, ignore=["*.bias"])
+    result = sm.compress(network(), plan, budget=10**6, train=train)
+    assert result.verdict is Verdict.DIVERGED
+
+
+@pytest.mark.parametrize("budget", ["0.001 bits", "100000x", "1e400 kB"])
+def test_a_budget_that_nothing_fits(budget):
+    with pytest.raises(BudgetError):
+        sm.compress(network(), WEIGHTS, budget=budget)
+
+
+def test_the_unit_of_a_distance_is_one():
+    """A network of sequences: its calibrated distance is near that of tuning, which moves nothing at such a rate."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 6))
+    batches = [torch.randn(16, 20, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    options = sm.PostTraining(distance="softmax", drift=False, tune=1, lr=1e-9)
+    plan = sm.Plan({"*.weight": "Quantize(8)"}, ignore=["*.bias"])
+    history = sm.compress(model, plan, calibration=batches, posttraining=options).history
+    assert history[0].loss == pytest.approx(history[1].loss, rel=0.5)
