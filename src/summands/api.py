@@ -118,7 +118,8 @@ def compress(
             ("budget", wanted and wanted.needs_model),
         ):
             if given:
-                raise ArgumentError(must("model", f"a module for this `{name}`", "tensors"))
+                remedy = "pass the network; on the command line, a task file whose model() builds it"
+                raise ArgumentError(must("model", f"a module for this `{name}`", "tensors", remedy))
         limit = _limit(wanted, matched, reference)
         return _direct(reference, matched, limit, weighting, recipe_of(plan, limit, None, 0, importance=importance))
     _check(model, train, inputs, schedule, checkpoint)

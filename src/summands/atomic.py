@@ -20,14 +20,16 @@ def file_errors(path: Path) -> Iterator[None]:
         raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def check_place(path: Path) -> None:
-    """FileError unless a file may be put there: only a regular file is ever replaced, and no folder is made."""
+def check_place(path: Path, *sources: Path | None) -> None:
+    """FileError unless a file may be put there: only a regular file that is none of `sources` is ever replaced."""
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "there already"
         raise FileError(f"cannot write {path}: it is {what} and not a regular file")
+    if any(source is not None and source.exists() and path.exists() and path.samefile(source) for source in sources):
+        raise FileError(f"cannot write {path}: it is what the output is made from; give --output another name")
     if not os.access(folder, os.W_OK):
         raise FileError(f"cannot write {path}: no permission in {folder}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from .cli_options import BudgetStart, Epochs, Finetune, Growth, Json, Mu0, Steps
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
+from .lc.judge import error_of
 from .loading import load
 from .plan import Plan, default_plan
 from .report.progress import StepProgress
@@ -138,7 +140,7 @@ def compress(
     if dry_run:
         typer.echo(json.dumps(chosen.to_dict(), indent=2) if as_json else str(matched))
         return
-    check_place(output)
+    check_place(output, source, plan, task_file, *(shards.files if shards else ()))
     if shards and budget is None:
         streamed = _stream(source, output, chosen, beside, network, seed, metadata, quiet)
         _say(streamed, output, metadata, as_json)
@@ -286,14 +288,15 @@ def prune(
         )
     rows = []
     for level, result in zip(pruning.levels, results, strict=True):
-        path = output / f"{100 * level:.6g}.sums"
+        path = output / f"{100 * level:.12g}.sums"
         rows.append({"level": level, "output": str(path), "file_bytes": result.save(path), **summary(result)})
         if not as_json:
             error = "" if result.error is None else f"  error={result.error:.6g}"
             typer.echo(f"{path}{error}  {size_line(result.size_bytes, result.reference_bytes)}")
-    for path in kept.glob("level-*.checkpoint"):
+    for path in [*kept.glob("level-*.checkpoint"), *kept.glob(".level-*.checkpoint.*")]:
         path.unlink()
-    kept.rmdir()
+    with suppress(OSError):  # someone else's file is in it
+        kept.rmdir()
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
 
@@ -317,10 +320,8 @@ def evaluate(
     if user.evaluate is None:
         raise ArgumentError(must(f"{task.name}", "a task file that defines evaluate(model)", "no such name"))
     model = user.network().eval()
-    with torch.no_grad():
-        reference = float(user.evaluate(model))
-        load(file, into=model, max_bytes=max_bytes)
-        error = float(user.evaluate(model.eval()))
+    reference = error_of(user.evaluate, model, "reference")
+    error = error_of(user.evaluate, load(file, into=model, max_bytes=max_bytes), "direct")
     if as_json:
         typer.echo(json.dumps({"file": str(file), "error": error, "reference_error": reference}, indent=2))
     else:
@@ -332,7 +333,7 @@ def decompress(
     file: SumsFile, output: Output = Path("dense.safetensors"), max_bytes: MaxBytes = None, as_json: Json = False
 ) -> None:
     """Write the dense weights as .safetensors."""
-    check_place(output)
+    check_place(output, file)
     tensors = load(file, max_bytes=max_bytes)
     write_safetensors(tensors, output)
     size = output.stat().st_size

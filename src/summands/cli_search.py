@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import container
-from .atomic import whole_file
+from .atomic import check_place, whole_file
 from .cli_options import BudgetStart, Epochs, Finetune, Growth, Json, Mu0, Steps, check_trains, given
 from .errors import FileError
 from .forms import Form
@@ -120,6 +120,7 @@ def plot(
 
     Of a **.sums file** all that the file itself tells: bytes and structure. Of a result in JSON also its history.
     """
+    check_place(output, source)
     if source.is_dir():
         search, runs = read_runs(source)
     elif source.suffix == ".json":

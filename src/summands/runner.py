@@ -90,7 +90,10 @@ def run_search(
     Raises:
         MismatchError: the folder holds runs of another task file. FileError: another search works in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     journal = Journal(folder)
     with _alone(folder / "lock", wait=False):
         known, _ = journal.read()

@@ -48,6 +48,11 @@ class Shards:
                     self._shards[name] = shard
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return tuple(dict.fromkeys(self._shards.values()))
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in self.declared.values())

@@ -53,6 +53,19 @@ def test_a_bad_plan_is_refused(folder: Path, run, text: str, words: list[str]) -
     assert_refused(run("compress", folder / "net.safetensors", "--plan", folder / "bad.yaml"), *words)
 
 
+def test_no_source_is_written_over(folder: Path, sums: Path, run) -> None:
+    """Whatever the output is made from stays, also under another name of the same file."""
+    link = folder / "link.safetensors"
+    link.symlink_to(folder / "net.safetensors")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    source, plan = folder / "net.safetensors", folder / "plan.yaml"
+    for output in (source, plan, link):
+        assert_refused(run("compress", source, "--plan", plan, "-o", output), "another name")
+    assert_refused(run("decompress", sums, "-o", sums), "another name")
+    assert_refused(run("plot", sums, "-o", sums), "another name")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_bad_files_are_refused(folder: Path, sums: Path, run) -> None:
     assert_refused(run("compress", folder / "absent.safetensors"), "absent")
     assert_refused(run("compress", folder / "plan.yaml"), "safetensors")

@@ -7,8 +7,11 @@ import torch
 from summands.coding import estimated_bits
 from summands.compressions import (
     Additive,
+    Binary,
+    FixedCodebook,
     Keep,
     LowRank,
+    PowersOfTwo,
     Prune,
     PrunePenalty,
     Quantize,
@@ -67,6 +70,17 @@ def test_order_of_the_parts_does_not_matter_where_the_optimum_is_known():
         forms = one.project(weight), other.project(weight)
         assert one.objective(weight, forms[0]) == pytest.approx(other.objective(weight, forms[1]), rel=1e-6)
         assert [type(f) for f in forms[1].parts()] == [type(f) for f in forms[0].parts()][::-1]
+
+
+@pytest.mark.parametrize("quantiser", [Ternary(), Binary(), PowersOfTwo(2), FixedCodebook([-0.5, 0.5])])
+@pytest.mark.parametrize("price", [1e-3, 0.05, 1.0])
+def test_given_values_and_as_many_floats_as_a_price_allows(quantiser, price):
+    """The best of all numbers of floats, each of which has a known optimum."""
+    weight = 2 * laplace(40)
+    compression = quantiser + Prune("auto")
+    reached = compression.objective(weight, compression.project(weight, price=price), price=price)
+    forms = [(quantiser + Prune(count=k)).project(weight) for k in range(41)]
+    assert reached == pytest.approx(min(compression.objective(weight, form, price=price) for form in forms), rel=1e-6)
 
 
 def test_a_joint_solution_applies_only_where_it_is_one():

@@ -49,6 +49,16 @@ def test_goals_are_met():
     assert not Embedded(distortion=0.5).project(torch.zeros(5)).dense().any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_rate_of_almost_nothing_is_met(dtype):
+    for seed in range(10):
+        weight = torch.randn(20, 20, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        compression = Embedded(bits_per_weight=0.01)
+        form = compression.project(weight)
+        assert not form.dense().any()
+        assert compression.is_feasible({"": form}, {"": weight})
+
+
 @pytest.mark.parametrize(
     "distortion, most", [(0.99, 0.0182), (0.95, 0.0950), (0.90, 0.198), (0.80, 0.424), (0.50, 1.30)]
 )

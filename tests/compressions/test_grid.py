@@ -9,7 +9,7 @@ import torch
 from summands.coding import decode_section, encode_section, estimated_bits, layout_of, node_after
 from summands.compressions import Grid
 from summands.container import to_bytes
-from summands.errors import ArgumentError
+from summands.errors import ArgumentError, WeightError
 from summands.forms import Grid as GridForm
 from summands.forms import Trellis
 from summands.zoo.train import reference
@@ -162,3 +162,11 @@ def test_a_path_from_another_node_decodes_to_other_levels():
 def test_refuses(arguments):
     with pytest.raises(ArgumentError, match="must be"):
         Grid(**arguments)
+
+
+@pytest.mark.parametrize("grid", [Grid("auto"), Grid("auto", trellis=True), Grid(bits_per_weight=1.0)])
+@pytest.mark.parametrize("largest", [1e160, 1.79e308])
+def test_squares_beyond_float64_are_refused(grid, largest):
+    weight = largest * torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp(-1, 1)
+    with pytest.raises(WeightError, match="entries up to 1e"):
+        grid.project(weight, price=None if grid.bits_per_weight else 1e-3)

@@ -118,7 +118,7 @@ def test_what_the_figures_say() -> None:
     ):
         assert words in found, words
     # The last that was kept, in the pictures of loss, error and bytes; fine-tuning has no gap.
-    assert found.count("in the file") == found.count("finetune 0: ") == 2 * 3
+    assert found.count(", kept") == found.count("finetune 0: ") == 2 * 3
     assert "failed: ValueError: net" in found and "stopped: after 4 of 7 steps" in found
 
 

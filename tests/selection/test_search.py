@@ -47,7 +47,7 @@ def test_the_front_is_what_brute_force_finds(points) -> None:
         return a.size_bytes <= b.size_bytes and a.error <= b.error and better
 
     kept = {(r.size_bytes, r.error) for r in measured if not any(beats(other, r) for other in measured)}
-    found = front(runs)
+    found = front([*runs, run("x", 0, -1.0, "failed"), run("y", 0, -1.0, "stopped")])
     assert [(r.size_bytes, r.error) for r in found] == sorted(kept)
     # Of equals the first stands for all.
     assert all(next(r for r in measured if (r.size_bytes, r.error) == (f.size_bytes, f.error)) is f for f in found)
@@ -142,6 +142,10 @@ def test_combinations_are_chosen_by_name_or_written_out() -> None:
     assert chosen["mine"].strip() == "Prune(keep=0.1)" and chosen["Quantize(k=2)"] == "Quantize(k=2)"
     with pytest.raises(ArgumentError, match="a combination must be one of 'Q'"):
         chosen_combinations(["Z"])
+    for twice in (["a=Quantize(2)", "a=Quantize(4)"], ["=Quantize(2)"]):
+        with pytest.raises(ArgumentError, match="combination"):
+            chosen_combinations(twice)
+    assert chosen_combinations(["Q", "q"]) == {"Q": COMBINATIONS["Q"]}
 
 
 def test_default_budgets_leave_room_for_what_no_combination_touches() -> None:

@@ -107,11 +107,13 @@ class Embedded(Compression):
         ordered = np.sort(np.abs(entries), axis=None)
         below = np.concatenate([[0.0], np.cumsum(ordered)])
         top = float(ordered[-1]) if ordered.size and ordered[-1] else 1.0
-        least = torch.finfo(stored_dtype(self.dtype, weight.dtype)).smallest_normal
+        precision = torch.finfo(stored_dtype(self.dtype, weight.dtype))
 
         def step_at(place: int) -> float:
-            """Powers of 2^(-1/700); at the first of them, -1, all is zero."""
-            return max(top * 2 ** (-place / 700), least)
+            """Powers of 2^(-1/700); at the first, -1, all is zero: it is above the largest entry also when stored."""
+            if place < 0:
+                return top * (1 + 2 * precision.eps)
+            return max(top * 2 ** (-place / 700), precision.smallest_normal)
 
         def enough(step: float) -> bool:
             if self.bits_per_weight is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..coding import estimated_bits, price_levels
-from ..errors import ArgumentError, must
+from ..errors import ArgumentError, WeightError, must
 from ..forms import Form, Trellis
 from ..forms import Grid as GridForm
 from .codebook_fit import as_entries
@@ -23,6 +23,8 @@ from .stored import check_stored, rounded, stored_dtype
 Levels = GridForm | Trellis
 Forms = Mapping[str, Form]
 
+_LARGEST = 1e150
+"""Of the entries, whose squares are summed in float64."""
 _MOST = 2**20
 _SAMPLE = 2**15
 _USUAL_SHARE = 0.55
@@ -93,6 +95,8 @@ class Grid(Compression):
         host = terms.host if terms.host is not None else weight.cpu()
         importance = None if terms.importance is None else terms.importance.cpu()
         entries = np.atleast_1d(as_entries(host).astype(np.float64))
+        if float(np.abs(entries).max(initial=0.0)) > _LARGEST:
+            raise WeightError(must("weight", f"of entries up to {_LARGEST:g} for a Grid", "larger ones"))
         weighting = np.ones(entries.shape) if importance is None else importance.to(torch.float64).numpy()
         fit = _Fit(self, host, entries, weighting.reshape(entries.shape))
         price = terms.price or 0.0

@@ -56,24 +56,30 @@ def solve_jointly(
         return None
     for quantiser, pruner in (terms, terms[::-1]):
         solver = _SOLVERS.get((type(quantiser), type(pruner)))
-        found = None if solver is None else solver(quantiser, pruner, weights, mu, near)
+        found = None if solver is None else solver(quantiser, pruner, weights, mu, price, near)
         if found is not None:
             return found if quantiser is terms[0] else Joint(found.parts[::-1], found.optimal)
     return None
 
 
-def _given(quantiser: GivenCodebook, pruner: Pruner, weights: Weights, mu: float | None, near: bool) -> Joint:
+def _given(
+    quantiser: GivenCodebook, pruner: Pruner, weights: Weights, mu: float | None, price: float | None, near: bool
+) -> Joint:
     """The nearest values, and what they leave pruned: every entry pays one or the other, so this is the optimum."""
-    return _and_the_rest(quantiser.project_task(weights), pruner, weights, mu, exact=True)
+    return _and_the_rest(quantiser.project_task(weights), pruner, weights, mu, price, exact=True)
 
 
-def _learned(quantiser: Quantize, pruner: Pruner, weights: Weights, mu: float | None, near: bool) -> Joint | None:
+def _learned(
+    quantiser: Quantize, pruner: Pruner, weights: Weights, mu: float | None, price: float | None, near: bool
+) -> Joint | None:
     if quantiser.k == "auto" or quantiser.zero:
         return None
     return _fitted(quantiser, int(quantiser.k), pruner, weights, mu, near, lambda entries, solve: solve(entries))
 
 
-def _binary(quantiser: ScaledBinary, pruner: Pruner, weights: Weights, mu: float | None, near: bool) -> Joint | None:
+def _binary(
+    quantiser: ScaledBinary, pruner: Pruner, weights: Weights, mu: float | None, price: float | None, near: bool
+) -> Joint | None:
     """One value for the magnitudes: the signs are free."""
 
     def both_signs(entries: np.ndarray, solve: Values) -> np.ndarray:
@@ -126,15 +132,20 @@ def _fitted(
         return fitted_form(weight, Terms(), quantiser.per, quantiser.dtype, lambda entries, _: fold(entries, solve))
 
     codebooks = scope.project_task(fit, "task" if quantiser.per == "task" else "weight", weights, {}, {})
-    return _and_the_rest(codebooks, pruner, weights, mu, exact and quantiser.dtype is None)
+    return _and_the_rest(codebooks, pruner, weights, mu, None, exact and quantiser.dtype is None)
 
 
 def _and_the_rest(
-    codebooks: Mapping[str, Form], pruner: Pruner, weights: Weights, mu: float | None, exact: bool
+    codebooks: Mapping[str, Form],
+    pruner: Pruner,
+    weights: Weights,
+    mu: float | None,
+    price: float | None,
+    exact: bool,
 ) -> Joint:
     """A free entry that is rounded costs something after all: then the solution is only near the optimum."""
     rest = {name: weight - codebooks[name].dense() for name, weight in weights.items()}
-    return Joint([codebooks, pruner.project_task(rest, mu=mu)], exact and pruner.dtype is None)
+    return Joint([codebooks, pruner.project_task(rest, mu=mu, price=price)], exact and pruner.dtype is None)
 
 
 def _sizes(quantiser: Quantize | ScaledBinary, weights: Weights) -> list[int]:

@@ -38,7 +38,7 @@ def plane(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str]
     for colour, name in enumerate(names):
         own = sorted((r for r in shown if r.combination == name), key=lambda r: r.size_bytes or 0)
         places = [(x(r.size_bytes or 1), y(r.error or 0.0)) for r in own]
-        parts.append(line(places, "curve" if "+" in name or name == "Auto" else "curve single", colour))
+        parts.append(line(places, "curve single" if _is_single(name, own) else "curve", colour))
         for run, place in zip(own, places, strict=True):
             parts.append(mark(*place, colour, run_title(run), hollow=run.status != "finished"))
     if reference is not None:
@@ -47,6 +47,11 @@ def plane(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str]
     if named:
         parts.append(_names(names, x.stop, y.stop - 12))
     return drawing(900, 440, "validation error against bytes of the file", *parts)
+
+
+def _is_single(name: str, runs: Sequence[RunRecord]) -> bool:
+    """True for one part alone, by its name or, where the user gave it one, by what its files hold."""
+    return "+" not in name and name != "Auto" and all(len(row.parts) == 1 for run in runs for row in run.weights)
 
 
 def _names(names: Sequence[str], right: float, y: float) -> Markup:
@@ -103,7 +108,7 @@ def _along(
     kept = max((i for i, row in enumerate(steps) if row.best), default=None)
     for (i, v), place in zip(points, places, strict=True):
         said = f"{steps[i].phase} {steps[i].index}: {text(v)}"
-        parts.append(mark(*place, 1, f"{said}, in the file", size=5) if i == kept else mark(*place, 0, said, size=2.5))
+        parts.append(mark(*place, 1, f"{said}, kept", size=5) if i == kept else mark(*place, 0, said, size=2.5))
     return drawing(410, 212, f"{title} along the steps", *parts)
 
 

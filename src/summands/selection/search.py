@@ -179,17 +179,22 @@ def chosen_combinations(wanted: Sequence[str]) -> dict[str, str]:
         return dict(COMBINATIONS)
     known = {_plain(name): name for name in COMBINATIONS}
     chosen: dict[str, str] = {}
+    allowed = f"one of {', '.join(map(repr, COMBINATIONS))}, or NAME=Compression(...)"
     for text in wanted:
         name, equals, compression = text.partition("=")
         if equals and "(" not in name:
-            chosen[name.strip()] = compression.strip()
+            name = name.strip()
         elif "(" in text:
-            chosen[text] = text
+            name, compression = text, text
         elif _plain(text) in known:
-            chosen[known[_plain(text)]] = COMBINATIONS[known[_plain(text)]]
+            name = known[_plain(text)]
+            compression = COMBINATIONS[name]
         else:
-            allowed = f"one of {', '.join(map(repr, COMBINATIONS))}, or NAME=Compression(...)"
             raise ArgumentError(must("a combination", allowed, text, near(text, COMBINATIONS)))
+        if not name:
+            raise ArgumentError(must("a combination", allowed, text))
+        if chosen.setdefault(name, compression.strip()) != compression.strip():
+            raise ArgumentError(must("the name of a combination", "one for each compression", f"{name!r} twice"))
     return chosen
 
 
@@ -198,12 +203,14 @@ def _plain(name: str) -> str:
 
 
 def front(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """The runs that no other beats: none is at most as large with a lower error, or smaller with at most its error.
+    """The runs whose files no other beats: none is at most as large with a lower error, or smaller with at most its.
 
-    By size. Runs without a size or an error take no part. Of several with equal size and error the first counts.
+    By size. Runs without a file or an error take no part. Of several with equal size and error the first counts.
     """
     measured = [
-        (run.size_bytes, run.error, run) for run in runs if run.size_bytes is not None and run.error is not None
+        (run.size_bytes, run.error, run)
+        for run in runs
+        if run.status == "finished" and run.size_bytes is not None and run.error is not None
     ]
     best, found = math.inf, []
     for _, error, run in sorted(measured, key=lambda each: each[:2]):
