@@ -61,6 +61,10 @@ def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
             "the model and the file must have the same tensors; "
             f"missing in the file: {few(missing)}; not in the model: {few(unexpected)}"
         )
+    if without := {name for name, t in state.items() if t.device.type == "meta" and t.numel()}:
+        raise MismatchError(
+            f"the model has no memory for {few(without)}, on the meta device; call to_empty(device=...)"
+        )
     for name, t in state.items():
         if t.shape != network[name].shape:
             raise MismatchError(

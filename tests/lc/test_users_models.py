@@ -216,6 +216,53 @@ def test_inputs_that_are_no_batches_are_refused():
             sm.compress(network(norm=True), NORMED, train=sm.SGD((X, Y)), inputs=wrong_inputs)
 
 
+def test_a_later_batch_of_another_shape_is_named():
+    for memory in (None, 10**9):
+        options = sm.PostTraining(memory_bytes=memory)
+        with pytest.raises(CalibrationError, match="batch 1: RuntimeError"):
+            sm.compress(network(), TWO_VALUES, calibration=[X, X[:, :5]], posttraining=options)
+
+
+def test_frozen_parameters_are_tuned_all_the_same():
+    """Most pretrained networks come for inference."""
+    plan = sm.Plan({"*.weight": "Quantize(4)"}, ignore=["*.bias"])
+    results = [
+        sm.compress(model, plan, calibration=[X], posttraining=sm.PostTraining(tune=2))
+        for model in (network(), network().requires_grad_(False))
+    ]
+    assert results[0].history[-1].loss == results[1].history[-1].loss
+
+
+def test_a_loader_that_shuffles_gives_the_same_statistics_when_resumed(tmp_path):
+    loader = torch.utils.data.DataLoader(X, batch_size=20, shuffle=True)
+    path, calls = tmp_path / "run.checkpoint", 0
+
+    def stop(row):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    def run(**more):
+        schedule = sm.Schedule(steps=4)
+        return sm.compress(network(norm=True), NORMED, budget="4x", train=sm.SGD((X, Y)), inputs=loader,
+                           schedule=schedule, **more)  # fmt: skip
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=path, report=stop)
+    torch.manual_seed(9)
+    resumed = run(checkpoint=path, resume=True)
+    assert all(form.same(whole.forms[name]) for name, form in resumed.forms.items())
+
+
+def test_a_model_without_memory_is_refused(tmp_path):
+    result = sm.compress(network(), TWO_VALUES)
+    result.save(tmp_path / "model.sums")
+    with pytest.raises(MismatchError, match="to_empty"):
+        sm.load(tmp_path / "model.sums", into=network().to("meta"))
+
+
 def test_half_precision_does_not_overflow_the_penalty():
     weight = torch.full((300,), 30.0, dtype=torch.float16)
     assert float(Penalty([weight], [torch.zeros_like(weight)], 1e-4)()) == pytest.approx(13.5, rel=1e-3)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import CalibrationError, must
 from ..network import feed
 from .moments import Moments
-from .observe import Inputs, Observer, Product, See, answer, check_calibration
+from .observe import Inputs, Observer, Product, See, answer, check_calibration, on_batch
 from .shrinkage import Shrinkage, best_shrinkage
 from .statistics import Precision, StatisticsShift
 
@@ -165,7 +165,7 @@ class Calibration:
                 def see(name: str, product: Product, is_first: bool = is_first) -> None:
                     tallies[name].add(product, is_first=is_first)
 
-                with Observer(weights, see):
+                with Observer(weights, see), on_batch(runs):
                     feed(self.original, batch)
                 runs += 1
         if not runs:
@@ -217,7 +217,8 @@ class Calibration:
         runs = 0
         with torch.no_grad(), self.at_hand, Observer(self._weights(self.original, names), see):
             for batch in self.batches:  # a layer may come in with a later one
-                feed(self.original, batch)
+                with on_batch(runs):
+                    feed(self.original, batch)
                 runs += 1
         self.calls |= {name: -(-count // max(runs, 1)) for name, count in calls.items()}
         return sizes
@@ -265,7 +266,8 @@ class Calibration:
         count = 0
         with self.at_hand:
             for number, batch in enumerate(self.batches):
-                with torch.enable_grad(), Observer(weights, see) if by_column else nullcontext():
+                observed = Observer(weights, see) if by_column else nullcontext()
+                with torch.enable_grad(), observed, on_batch(number):
                     output = answer(feed(self.original, batch))
                 if not output.requires_grad:
                     allowed = "differentiable in the weights, to measure what it feels of each"

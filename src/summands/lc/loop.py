@@ -41,6 +41,7 @@ from .passes import (
 )
 from .schedule import Schedule
 from .state import State
+from .training import seeded
 
 _ROOM = 0.002
 """Share of the budget left free in a C step."""
@@ -93,7 +94,7 @@ class Loop:
     def _start(self) -> State:
         if self.inputs != ():
             # A budget must count the statistics as they will be, not as an untrained layer's zeros and ones.
-            recompute_batch_norm(self.model, self.inputs)
+            self._recompute()
         began = time.perf_counter()
         weights = self._weights()
         zeros = {name: torch.zeros_like(w) for name, w in weights.items()}
@@ -280,8 +281,13 @@ class Loop:
         """The model with these forms and the BatchNorm statistics that go with them; what a file of it holds."""
         with applied(self.model, forms):
             if self.inputs != ():
-                recompute_batch_norm(self.model, self.inputs)
+                self._recompute()
             yield snapshot(self.model, forms)
+
+    def _recompute(self) -> None:
+        """BatchNorm statistics from the same batches each time, also those of a DataLoader that shuffles."""
+        with seeded(self.seed, next(self.model.parameters()).device):
+            recompute_batch_norm(self.model, self.inputs)
 
     def _error(self, phase: str) -> float | None:
         if self.evaluate is None:

@@ -193,23 +193,26 @@ def check_calibration(model: nn.Module, calibration: Inputs) -> int:
             if isinstance(part, Tensor) and part.is_floating_point() and not bool(torch.isfinite(part).all()):
                 raise CalibrationError(must(f"calibration batch {count}", "finite", "NaN or infinite entries"))
         if count == 0:
-            _run_first(model, batch)
+            with on_batch(count), torch.no_grad():
+                output = feed(model, batch)
+            if not bool(torch.isfinite(answer(output)).all()):
+                allowed, got = "finite", "NaN or infinite entries"
+                raise CalibrationError(must("the model's output for calibration batch 0", allowed, got))
         count += 1
     if not count:
         raise CalibrationError(must("calibration", "at least one batch of the model's input", "no batch"))
     return count
 
 
-def _run_first(model: nn.Module, batch: Any) -> None:
+@contextmanager
+def on_batch(number: int) -> Iterator[None]:
+    """Whatever the user's forward raises inside as a CalibrationError that names the batch."""
     try:
-        with torch.no_grad():
-            output = feed(model, batch)
+        yield
     except SummandsError:
         raise
-    except Exception as error:  # whatever the user's forward may raise
+    except Exception as error:
         raise CalibrationError(
-            f"the model does not run on calibration batch 0: {type(error).__name__}: {error}; a batch must be a "
+            f"the model does not run on calibration batch {number}: {type(error).__name__}: {error}; a batch must be a "
             "tensor, a tuple of positional arguments or a mapping of keyword arguments"
         ) from error
-    if not bool(torch.isfinite(answer(output)).all()):
-        raise CalibrationError(must("the model's output for calibration batch 0", "finite", "NaN or infinite entries"))

@@ -73,7 +73,7 @@ class PostTrainer:
         self.model.eval()
         self._began = time.perf_counter()
         original = copied(self.model)
-        for parameter in original.parameters():
+        for parameter in (*original.parameters(), *self.model.parameters()):
             parameter.requires_grad_(parameter.is_floating_point())
         halve_statistics(self.model)
         self._data = Calibration(original, self.calibration)

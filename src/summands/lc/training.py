@@ -103,7 +103,8 @@ class TrainingLearner(Learner):
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """torch's global random numbers, seeded inside and as they were outside."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    cuda = range(torch.cuda.device_count()) if device.type == "cuda" or torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(cuda)):
         torch.manual_seed(seed)
         yield
 
