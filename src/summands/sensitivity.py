@@ -27,6 +27,8 @@ def fisher_importance(
 ) -> dict[str, Tensor]:
     """For every parameter the mean squared gradient of the loss, entry by entry, scaled to a mean of 1 over all.
 
+    `compress` takes those of the weights that its plan compresses; leave out the others.
+
     Squares of the mean gradient of a *batch* are averaged, which is proportional to the Fisher diagonal where
     gradients of samples are independent around zero, as at the end of training: make batches small, or of one sample.
 
