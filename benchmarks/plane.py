@@ -1,12 +1,12 @@
 """One picture of all: error against file bytes of LeNet-300-100 on MNIST, every way of the other results and the limit.
 
 Learned: the combinations of `search` but its grids, which are those of `equal_error` once more (priced grid, 24 epochs
-both), and the record's plan (`records`, 40 epochs with weight decay). Calibrated, from 1,024 images without labels:
-`equal_error`. Without data: our grids and NNCodec's files of `coding`. A peer's printed figures where it prints both
-numbers. The limit is measured here: the trained weights on a grid of one step, and the bits that no code of independent
-entries goes below at the squared errors which that makes in every weight, R(D) of each weight's own histogram. Files go
-below it where errors are spread better than a plain grid does, or the weights are moved by learning. Seed 0, but the
-records are the mean over three.
+both), and the record's plan (`records`, 40 epochs), with weight decay but in one file. Calibrated, from 1,024 images
+without labels: `equal_error`. Without data: our grids and NNCodec's files of `coding`. A peer's printed figures where
+it prints both numbers. The limit is measured here: the trained weights on a grid of one step, and the bits that no code
+of independent entries goes below at the squared errors which that makes in every weight, R(D) of each weight's own
+histogram. Files go below it where errors are spread better than a plain grid does, or the weights are moved by
+learning. Seed 0, but the records are the mean over three.
 
 Test errors. Each learned file was chosen on validation data. The table and the curves without data are read off by test
 error, which flatters a way the more points it has (grids and NNCodec: a dozen or more).

@@ -102,7 +102,7 @@ def compress(
     if isinstance(model, nn.Module):
         reference = state_tensors(model)
     else:
-        reference = {name: t.detach().clone() for name, t in model.items() if name not in matched.tied}
+        reference = {name: t.detach() for name, t in model.items() if name not in matched.tied}
     wanted = None if budget is None else Budget.of(budget)
     compressed = {name: reference[name] for task in matched.tasks for name in task.weights}
     weighting = None if importance is None else by_weight(importance, compressed, numbers=train is not None)
@@ -278,6 +278,8 @@ def _direct(
         network |= c_step(matched.tasks, tensors, importance=importance)
     else:
         network |= c_step_within(limit, matched.tasks, tensors, network, importance=importance).forms
+    ours = {t.data_ptr() for t in tensors.values()}
+    network = {n: form.map(lambda t: t.clone() if t.data_ptr() in ours else t) for n, form in network.items()}
     return _result(network, matched, tensors, [], Verdict.DIRECT, limit, recipe)
 
 

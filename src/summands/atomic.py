@@ -22,7 +22,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
 def check_place(path: Path, *sources: Path | None) -> None:
     """FileError unless a file may be put there: only a regular file that is none of `sources` is ever replaced."""
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
@@ -50,7 +50,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     >>> path.read_text(), [file.name for file in path.parent.iterdir()]
     ('all of it', ['a.txt'])
     """
-    place = path.resolve()  # a link stays one, and what it points to is replaced
+    place = Path(os.path.realpath(path))  # a link stays one, and what it points to is replaced
     temporary = place.parent / f".{place.name[:32]}.{secrets.token_hex(8)}"
     with file_errors(path):
         try:

@@ -96,7 +96,8 @@ def _named(tensors: Tensors) -> tuple[dict[str, Tensor], set[str]]:
 
 def identity(tensor: Tensor) -> object:
     """Equal for two tensors exactly when they are tied: the same memory, seen the same way."""
-    if tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.data_ptr():
+    is_lazy = isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+    if is_lazy or tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.data_ptr():
         return id(tensor)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 

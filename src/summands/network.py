@@ -28,20 +28,29 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def copied(model: Model) -> Model:
-    """A copy of the model in which tensors that are tied by their memory alone (`a.data = b.data`) are so again."""
+    """A copy of the model in which tensors that are tied by their memory alone (`a.data = b.data`) are one object."""
     own = copy.deepcopy(model)
     first: dict[object, str] = {}
     copies = _state(own)
     for name, t in _state(model).items():
         tied = first.setdefault(identity(t), name)
         if copies[name] is not copies[tied]:
-            copies[name].data = copies[tied].data
+            owner, _, attribute = name.rpartition(".")
+            module = own.get_submodule(owner)
+            kind = module._parameters if attribute in module._parameters else module._buffers
+            kind[attribute] = copies[tied]  # type: ignore[assignment]
     return own
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """What the model's state holds beside what modules of the user's put there with `get_extra_state`."""
-    return {name: t for name, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    """The tensors of the model's state. ArgumentError where others are packed in what is none."""
+    state = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+        if any(isinstance(part, Tensor) for part in parts):
+            remedy = "compress the network before it is quantised or packed"
+            raise ArgumentError(must(f"the model's state {name!r}", "a tensor", type(value).__name__, remedy))
+    return {name: t for name, t in state.items() if isinstance(t, Tensor)}
 
 
 def snapshot(model: nn.Module, forms: Mapping[str, Form]) -> Network:
@@ -59,7 +68,8 @@ def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
     if missing or unexpected:
         raise MismatchError(
             "the model and the file must have the same tensors; "
-            f"missing in the file: {few(missing)}; not in the model: {few(unexpected)}"
+            f"missing in the file: {few(missing)}; not in the model: {few(unexpected)} (tied weights stand under the "
+            "first name alone: they must be tied in both, or in neither)"
         )
     if without := {name for name, t in state.items() if t.device.type == "meta" and t.numel()}:
         raise MismatchError(
@@ -87,7 +97,7 @@ def check_batches(inputs: Iterable[Any]) -> None:
 def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
     """The model with compressed weights for as long as the context lasts; then everything, buffers too, as it was."""
     state = state_tensors(model)
-    buffers = {name for name, _ in model.named_buffers()}
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in state}
     kept = {name: t.clone() for name, t in state.items() if name in forms or name in buffers}
     with torch.no_grad():
         for name, form in forms.items():
@@ -95,19 +105,23 @@ def applied(model: nn.Module, forms: Mapping[str, Form]) -> Iterator[None]:
     try:
         yield
     finally:
+        for name, buffer in buffers.items():  # which a forward may have exchanged
+            owner, _, attribute = name.rpartition(".")
+            model.get_submodule(owner)._buffers[attribute] = buffer
+        now = state_tensors(model)
+        moved = {name for name in kept if name not in now or not _is_like(now[name], kept[name])}
         with torch.no_grad():
-            for name, t in kept.items():
-                state[name].copy_(t)
-    now = state_tensors(model)
-    if moved := {name for name in kept if name not in now or _place(now[name]) != _place(state[name])}:
+            for name in kept.keys() - moved:
+                now[name].copy_(kept[name])
+    if moved:
         raise TrainingError(
-            f"the model's tensors were replaced while its compressed weights were in it: {few(moved)}; let `evaluate` "
-            "convert a copy of the model, not the model itself"
+            f"{few(moved)} became other tensors while the compressed weights were in the model; let `evaluate` convert "
+            "a copy of the model, not the model itself"
         )
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.data_ptr(), tensor.dtype, tensor.device
+def _is_like(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
 
 def feed(model: nn.Module, batch: Any) -> Any:

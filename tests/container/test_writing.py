@@ -139,6 +139,13 @@ def test_a_link_stays_one(tmp_path):
     check_same(read(target).forms, every_kind())
 
 
+def test_a_link_to_itself_becomes_the_file(tmp_path):
+    link = tmp_path / "model.sums"
+    link.symlink_to(link)
+    write(link, every_kind())
+    check_same(read(link).forms, every_kind())
+
+
 def test_a_long_name(tmp_path):
     write(tmp_path / ("\N{GRINNING FACE}" * 60), {})
 

@@ -31,19 +31,27 @@ class Tied(nn.Module):
         return self.out(self.into(ids))
 
 
+def train_ids(model, penalty, step):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for ids in IDS:
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten().flip(0)) + penalty()).backward()
+        optimizer.step()
+
+
 TWO_VALUES = sm.Plan({"*": "Quantize(2)"})
 IDS = [torch.randint(40, (8, 5), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+WAYS = {
+    "directly": {},
+    "calibrated": {"calibration": IDS, "posttraining": sm.PostTraining(tune=2)},
+    "trained": {"train": train_ids, "schedule": sm.Schedule(steps=2, finetune=2)},
+}
 
 
 @pytest.mark.parametrize("by_memory", [False, True])
-@pytest.mark.parametrize("how", ["directly", "calibrated", "trained"])
+@pytest.mark.parametrize("how", WAYS)
 def test_tied_weights_are_one_however_they_are_tied(by_memory, how, tmp_path):
-    def train(model, penalty, step):
-        (model(IDS[0]).square().mean() + penalty()).backward()
-
-    options = {"directly": {}, "calibrated": {"calibration": IDS}}.get(
-        how, {"train": train, "schedule": sm.Schedule(steps=2)}
-    )
+    options = WAYS[how]
     result = sm.compress(Tied(by_memory), TWO_VALUES, **options)
     assert list(result.forms) == ["into.weight"]
     result.save(tmp_path / "model.sums")
@@ -51,6 +59,13 @@ def test_tied_weights_are_one_however_they_are_tied(by_memory, how, tmp_path):
     for model in (loaded, result.apply_(Tied(by_memory))):
         assert model.out.weight.unique().numel() == 2
         assert torch.equal(model.out.weight, model.into.weight)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_how_weights_are_tied_changes_nothing(how):
+    one, other = (sm.compress(Tied(by_memory), TWO_VALUES, **WAYS[how]) for by_memory in (False, True))
+    assert one.forms["into.weight"].same(other.forms["into.weight"])
+    assert [row.loss for row in one.history] == [row.loss for row in other.history]
 
 
 def test_tied_tensors_of_a_checkpoint_are_one():
@@ -65,6 +80,11 @@ def test_a_copy_is_tied_as_the_model_is():
     own.into.weight.data.zero_()
     assert not own.out.weight.any() and model.out.weight.any()
     assert list(state_tensors(own)) == ["into.weight"]
+
+
+def test_parameters_without_a_shape_yet_can_be_copied():
+    own = copied(nn.Sequential(nn.LazyLinear(3)))
+    assert own(torch.ones(2, 5)).shape == (2, 3)
 
 
 def test_a_result_of_tensors_is_none_of_theirs():
@@ -151,7 +171,7 @@ def test_evaluate_may_not_convert_the_model():
         model.double()
         return 1.0
 
-    with pytest.raises(TrainingError, match="were replaced"):
+    with pytest.raises(TrainingError, match="became other tensors"):
         sm.compress(network(), WEIGHTS, budget="4x", evaluate=double, train=sm.SGD((X, Y)))
 
 
@@ -164,6 +184,81 @@ def test_a_bias_without_a_number_is_divergence():
     result = sm.compress(network(), WEIGHTS, budget="4x", train=train)
     assert result.verdict is Verdict.DIVERGED
     assert all(bool(t.isfinite().all()) for t in result.tensors().values())
+
+
+class Masked(nn.Module):
+    """A frozen floor of -inf, a frozen position, and a buffer that every forward exchanges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(24, 4)
+        self.floor = nn.Parameter(torch.full((4,), -math.inf), requires_grad=False)
+        self.place = nn.Parameter(torch.linspace(0, 1, 4), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = self.seen + 1
+        return torch.maximum(self.fc(x), self.floor) + self.place
+
+
+def test_frozen_infinities_and_buffers_that_forward_exchanges():
+    plan = sm.Plan({"fc.weight": "Quantize(2)"}, ignore=["*.bias", "floor", "place"])
+    options = sm.PostTraining(tune=3, lr=0.1)
+    for more in (
+        {},
+        {"train": sm.SGD((X, Y)), "schedule": sm.Schedule(steps=2)},
+        {"calibration": [X], "posttraining": options},
+    ):
+        model = Masked()
+        result = sm.compress(model, plan, evaluate=wrong, **more)
+        assert result.verdict is not Verdict.DIVERGED
+        assert torch.equal(result.tensors()["place"], model.place) and float(model.seen) == 0
+
+
+class Fused(nn.Linear):
+    """Its own `train(mode)` folds something into the weight for inference, and out of it again."""
+
+    fused = False
+    trained_while_fused = 0
+
+    def train(self, mode: bool = True):
+        self.fused = not mode
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Fused.trained_while_fused += self.training and self.fused
+        return super().forward(x)
+
+
+def test_modes_are_set_through_the_modules_themselves():
+    plan = sm.Plan({"*.weight": "Quantize(2)"}, ignore=["*.bias"])
+    model = nn.Sequential(Fused(24, 4))
+    sm.compress(model, plan, train=sm.SGD((X, Y)), schedule=sm.Schedule(steps=2), evaluate=wrong)
+    assert Fused.trained_while_fused == 0
+
+
+def test_weights_that_are_packed_in_what_is_no_tensor_are_refused():
+    class Packed(nn.Linear):
+        def get_extra_state(self):
+            return (torch.zeros(3), torch.zeros(3))
+
+    with pytest.raises(ArgumentError, match=r"_extra_state.*before it is quantised"):
+        sm.compress(nn.Sequential(Packed(4, 4)), TWO_VALUES)
+
+
+def test_statistics_are_computed_no_more_often_than_looked_at():
+    passes = 0
+
+    class Counted(list):
+        def __iter__(self):
+            nonlocal passes
+            passes += 1
+            return super().__iter__()
+
+    inputs = Counted([X])
+    sm.compress(network(norm=True), NORMED, budget=4000, inputs=inputs, train=sm.SGD((X, Y)), schedule=sm.Schedule(4))
+    assert passes <= 2 + 2 * 5  # twice before, then once a step, or twice where the first did not fit
 
 
 def test_an_infinite_error_is_not_followed_by_one_without_a_number():

@@ -219,7 +219,7 @@ class Section:
 
     def _bytes(self, tensor: Tensor) -> None:
         itemsize, coder = tensor.dtype.itemsize, self.coder
-        raw = tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy()
+        raw = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
         coder.reserve(24 * raw.size)
         model = self.models(f"bytes {itemsize}", 256 * itemsize)
         kernels.code_bytes(coder.mode, coder.state, coder.data, model, raw, itemsize, 60, 1023)

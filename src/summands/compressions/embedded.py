@@ -110,7 +110,7 @@ class Embedded(Compression):
         precision = torch.finfo(stored_dtype(self.dtype, weight.dtype))
 
         def step_at(place: int) -> float:
-            """Powers of 2^(-1/700); at the first, -1, all is zero: it is above the largest entry also when stored."""
+            """Powers of 2^(-1/700); the first, -1, is above the largest entry also when stored, unless nothing is."""
             if place < 0:
                 return top * (1 + 2 * precision.eps)
             return max(top * 2 ** (-place / 700), precision.smallest_normal)

@@ -175,4 +175,4 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -216,10 +216,12 @@ class Calibration:
 
         runs = 0
         with torch.no_grad(), self.at_hand, Observer(self._weights(self.original, names), see):
-            for batch in self.batches:  # a layer may come in with a later one
+            for batch in self.batches:
                 with on_batch(runs):
                     feed(self.original, batch)
                 runs += 1
+                if sizes.keys() >= set(names):  # a layer may come in with a later batch
+                    break
         self.calls |= {name: -(-count // max(runs, 1)) for name, count in calls.items()}
         return sizes
 

@@ -125,7 +125,7 @@ class Checkpoint:
 
 
 def _raw(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _bytes(data: bytes) -> Tensor:

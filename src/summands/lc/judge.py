@@ -15,12 +15,11 @@ Evaluate = Callable[[nn.Module], float]
 
 
 def error_of(evaluate: Evaluate, model: nn.Module, phase: str, kept: str = "") -> float:
-    """What `evaluate` says of the model in `eval()`; infinity for NaN in training. Modules keep their modes.
+    """What `evaluate` says of the model, which is put into `eval()`; infinity for NaN once training has begun.
 
     Raises:
         TrainingError: it raised, which the message says, with `kept` for what is not lost; or it returned no number.
     """
-    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
@@ -32,9 +31,6 @@ def error_of(evaluate: Evaluate, model: nn.Module, phase: str, kept: str = "") -
             "on the network that came in" if phase == "reference" else f"on the compressed network (phase {phase!r})"
         )
         raise TrainingError(f"evaluate(model) raised {type(fault).__name__} {where}: {fault}{kept}") from fault
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     try:
         number = float(error)
     except (TypeError, ValueError):

@@ -101,13 +101,11 @@ class Loop:
         state = State(forms={}, multipliers=zeros, best={})
         # A penalty is balanced against mu, so the path begins with the solution at the first one.
         mu = self.schedule.mu(0) if self.learner is not None and self.schedule.steps else None
-        state.forms = self._c_step(state, weights, mu)
-        with self._compressed(state.forms) as network:
-            state.best = network
+        state.forms, known = self._c_step(state, weights, mu)
         compressed = time.perf_counter() - began
-        self._measure(state, "direct", 0, 0.0, None, 0.0, compressed)
+        self._measure(state, "direct", 0, 0.0, None, 0.0, compressed, state.forms, known)
         if mu is not None and self._is_relaxed(0):
-            state.forms = self._c_step(state, weights, mu, self.schedule.budget_factor(0))
+            state.forms, _ = self._c_step(state, weights, mu, self.schedule.budget_factor(0))
         return state
 
     def _lc(self, state: State, learner: Learner) -> Verdict:
@@ -126,12 +124,12 @@ class Loop:
             began = time.perf_counter()
             weights = self._weights()
             shifted = {name: w - state.multipliers[name] / mus[name] for name, w in weights.items()}
-            state.forms = self._c_step(state, shifted, mu, schedule.budget_factor(state.index))
+            state.forms, known = self._c_step(state, shifted, mu, schedule.budget_factor(state.index))
             if schedule.method == "augmented_lagrangian":
                 for name, form in state.forms.items():
                     state.multipliers[name] -= mus[name] * (weights[name] - form.dense())
             compressed = time.perf_counter() - began
-            gap = self._measure(state, "lc", state.index, mu, loss, learned, compressed)
+            gap = self._measure(state, "lc", state.index, mu, loss, learned, compressed, state.forms, known)
             is_done = gap < schedule.tolerance and not self._is_relaxed(state.index)
             state.index += 1
             if is_done:
@@ -154,20 +152,28 @@ class Loop:
 
     def _c_step(
         self, state: State, targets: Mapping[str, Tensor], mu: float | None = None, factor: float = 1.0
-    ) -> dict[str, Form]:
-        """At `factor` times the limit, if there is one; the forms of before where no others are within it."""
+    ) -> tuple[dict[str, Form], Network | None]:
+        """At `factor` times the limit, if there is one; the forms of before where no others are within it.
+
+        With them what a file of the network holds, where the bytes of its BatchNorm statistics had to be known.
+        """
         previous = state.forms or None
         tasks = self.tasks
         if previous and state.index >= _CHOOSING * self.schedule.steps and factor == 1:
             tasks = settled(tasks, previous)
-        excess = 0
-        while (aim := self._aim(factor, excess)) is not None:
+        if self.limit is None:
+            price = self.price
+            forms = c_step(tasks, targets, mu=mu, price=price, previous=previous, importance=self.importance)
+            return forms, None
+        limit = replace(self.limit, most=int(factor * self.limit.most))
+        network, excess = snapshot(self.model, {}), 0
+        while True:
             try:
                 found = c_step_within(
-                    aim,
+                    _with_room(limit, excess),
                     tasks,
                     targets,
-                    snapshot(self.model, {}),
+                    network,
                     mu=mu,
                     price=state.price,
                     previous=previous,
@@ -177,30 +183,15 @@ class Loop:
                 # The weights have moved to where the plan fits no more; they may come back.
                 if previous is None:
                     raise
-                return previous
+                return previous, None
             state.price = found.price
-            over = self._over(found.forms, factor)
+            if limit.unit != "bytes" or self.inputs == () or not has_batch_norm(self.model):
+                return found.forms, None
+            with self._compressed(found.forms) as network:
+                over = limit.measure(network) - limit.most
             if over <= 0:
-                return found.forms
-            excess += 2 * over
-        return c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
-
-    def _aim(self, factor: float = 1.0, excess: int = 0) -> Limit | None:
-        """`factor` times the limit, with a little room, and `excess`, for what training does to the other tensors."""
-        if self.limit is None:
-            return None
-        limit = replace(self.limit, most=int(factor * self.limit.most))
-        if limit.unit != "bytes":
-            return limit
-        room = int(_ROOM * limit.most) + excess
-        return replace(limit, measure=lambda forms: limit.measure(forms) + room)
-
-    def _over(self, forms: Mapping[str, Form], factor: float = 1.0) -> int:
-        """Bytes beyond `factor` times the limit with the BatchNorm statistics that go with these forms."""
-        if self.limit is None or self.limit.unit != "bytes" or self.inputs == () or not has_batch_norm(self.model):
-            return 0
-        with self._compressed(forms) as network:
-            return self.limit.measure(network) - int(factor * self.limit.most)
+                return found.forms, network
+            excess += over
 
     def _finetune(self, state: State, learner: Learner) -> bool:
         """False when it diverged."""
@@ -236,14 +227,15 @@ class Loop:
 
     def _fitted(self, state: State, tasks: Sequence[Task], tuned: dict[str, Form]) -> dict[str, Form]:
         """The same forms, or smaller ones near them where their trained values cost more than the limit."""
-        aim = self._aim()
-        if aim is None or self.limit is None:
+        if self.limit is None:
             return tuned
         with self._compressed(tuned) as network:
             if self.limit.measure(network) <= self.limit.most:
                 return tuned
         mu = self.schedule.mu(self.schedule.steps)
-        return shrunk(aim, tasks, tuned, network, mu=mu, price=state.price, importance=self.importance)
+        return shrunk(
+            _with_room(self.limit), tasks, tuned, network, mu=mu, price=state.price, importance=self.importance
+        )
 
     def _measure(
         self,
@@ -254,13 +246,13 @@ class Loop:
         loss: float | None,
         learned: float,
         compressed: float,
-        forms: Mapping[str, Form] | None = None,
+        forms: Mapping[str, Form],
+        known: Network | None = None,
     ) -> float:
         """Evaluates the compressed network, keeps it if it is the best, and adds a row; returns the gap."""
         began = time.perf_counter()
-        forms = state.forms if forms is None else forms
         gap = 0.0 if phase == "finetune" else _gap(self._weights(), forms)
-        with self._compressed(forms) as network:
+        with self._compressed(forms, known) as network:
             error = self._error(phase)
         size = measure(network).size_bytes
         # Without `evaluate` the last iterate counts as the best; of equals, the later one.
@@ -270,6 +262,7 @@ class Loop:
         best = fits and not lost and (error is None or error <= state.best_error)
         if best:
             state.best, state.best_error = network, math.inf if error is None else error
+        state.best = state.best or network
         measured = time.perf_counter() - began
         row = StepRecord(phase, index, mu, loss, gap, error, size, learned, compressed, measured, best)
         state.history.append(row)
@@ -277,10 +270,15 @@ class Loop:
         return gap
 
     @contextmanager
-    def _compressed(self, forms: Mapping[str, Form]) -> Iterator[Network]:
-        """The model with these forms and the BatchNorm statistics that go with them; what a file of it holds."""
+    def _compressed(self, forms: Mapping[str, Form], known: Network | None = None) -> Iterator[Network]:
+        """The model with these forms and the BatchNorm statistics that go with them; what a file of it holds.
+
+        That may be `known`; then the statistics are not computed again.
+        """
         with applied(self.model, forms):
-            if self.inputs != ():
+            if known is not None:
+                load_into(self.model, known)
+            elif self.inputs != ():
                 self._recompute()
             yield snapshot(self.model, forms)
 
@@ -303,7 +301,8 @@ class Loop:
         return {name: parameters[name].detach() for task in self.tasks for name in task.weights}
 
     def _healthy(self, loss: float | None) -> bool:
-        finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+        # Frozen ones may be a mask of -inf.
+        finite = all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad)
         return finite and (loss is None or math.isfinite(loss))
 
     def _step_seed(self, state: State) -> int:
@@ -314,6 +313,14 @@ class Loop:
     def _save(self, state: State) -> None:
         if self.checkpoint is not None:
             self.checkpoint.save(self.model, state)
+
+
+def _with_room(limit: Limit, excess: int = 0) -> Limit:
+    """The limit less a little, and `excess`, for what training does to the other tensors."""
+    if limit.unit != "bytes":
+        return limit
+    room = int(_ROOM * limit.most) + excess
+    return replace(limit, measure=lambda forms: limit.measure(forms) + room)
 
 
 def _gap(weights: Mapping[str, Tensor], forms: Mapping[str, Form]) -> float:

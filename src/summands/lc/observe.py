@@ -209,9 +209,11 @@ def on_batch(number: int) -> Iterator[None]:
     """Whatever the user's forward raises inside as a CalibrationError that names the batch."""
     try:
         yield
-    except SummandsError:
+    except (SummandsError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if "alloc" in str(error):  # as torch says that memory of the processor is out
+            raise
         raise CalibrationError(
             f"the model does not run on calibration batch {number}: {type(error).__name__}: {error}; a batch must be a "
             "tensor, a tuple of positional arguments or a mapping of keyword arguments"

@@ -66,6 +66,7 @@ class PostTrainer:
     layers: list[LayerRecord] = field(default_factory=list)
     _price: float | None = None
     _held: int = 0
+    _projected: int = 0  # bytes at the last projection, with the statistics of then
 
     def run(self) -> tuple[Network, list[StepRecord], list[LayerRecord], Verdict]:
         """The compressed network, the history, a record of every weight, and how it ended."""
@@ -73,7 +74,10 @@ class PostTrainer:
         self.model.eval()
         self._began = time.perf_counter()
         original = copied(self.model)
-        for parameter in (*original.parameters(), *self.model.parameters()):
+        thawed = [original]
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            thawed.append(self.model)  # it came for inference; what is frozen beside others is meant to stay
+        for parameter in itertools.chain.from_iterable(model.parameters() for model in thawed):
             parameter.requires_grad_(parameter.is_floating_point())
         halve_statistics(self.model)
         self._data = Calibration(original, self.calibration)
@@ -125,10 +129,10 @@ class PostTrainer:
         """The forms at another price, where biases and statistics now take more than the room that was left for them.
 
         The next projection counts them as they are now, and they change little once more; if too much, it leaves more.
-        Likewise once where they take so much less that the budget is not filled.
+        Likewise once where they take so much less that the budget is no longer filled.
         """
         room = self._room()
-        if self.limit is not None and self._over(forms) + self._held < -_UNFILLED * self.limit.most:
+        if self.limit is not None and self._projected - self._size(forms) > _UNFILLED * self.limit.most:
             forms, price = self._project_all(room, price)
             self._finish(forms)
         while self.limit is not None and (excess := self._over(forms) + self._held) > 0:
@@ -179,7 +183,7 @@ class PostTrainer:
             slack=slack,
             fill=False,
         )
-        self._price = found.price
+        self._price, self._projected = found.price, found.size - room
         return found.forms, found.price
 
     def _natural_price(self, size: int) -> float | None:
@@ -266,6 +270,7 @@ class PostTrainer:
             compress_seconds=time.perf_counter() - self._began,
             measure_seconds=0.0,
         )
+        self.model.eval()  # whatever `evaluate` did
         self._began = time.perf_counter()
         return row
 
