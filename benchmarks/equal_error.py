@@ -136,7 +136,7 @@ def run(job: str) -> dict[str, Any]:
             GRIDS,
             budget=int(budget),
             importance=SUBJECTS[name].importance,
-            train=_train(name, int(budget), data),
+            train=training(name, int(budget), data),
             evaluate=lambda model: error(model, data.validation.images, data.validation.labels),
             inputs=data.train.images[:2560].split(128),
             schedule=_schedule(name, int(budget)),
@@ -166,7 +166,8 @@ def _schedule(name: str, budget: int) -> sm.Schedule:
     return replace(subject.schedule, budget_start=5.0 if budget in subject.tight else 1.0)
 
 
-def _train(name: str, budget: int, data: Data) -> Train:
+def training(name: str, budget: int, data: Data) -> Train:
+    """Of LC within this budget."""
     subject = SUBJECTS[name]
     if subject.augmented:
         return additive.training(RECIPES[name], data.train, lr=subject.lr, decay=subject.decay)

@@ -8,8 +8,8 @@ channel, after trials that saw what it is judged by (`SCALED`). Beside it, at eq
 moments without correlations (diagonal scaling), and what others do. NNCodec's files of the same networks are those of
 `coding`.
 
-The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training (on
-ResNet-20 that of `additive`, with augmented images).
+The zoo's LeNet-5 and ResNet-20 say what training buys: post-training, the same with tuning, and LC with training (that
+of `equal_error`; on ResNet-20 of `additive`, with augmented images).
 
     python -m benchmarks.posttraining            # or some jobs, such as "minilm calibrated 9400000"
 
@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import summands as sm
-from benchmarks import additive, photos, posttraining_baselines
+from benchmarks import additive, equal_error, photos, posttraining_baselines
 from benchmarks.hull import bytes_at
 from benchmarks.jobs import run_jobs
 from benchmarks.photos import folder_of
@@ -90,7 +90,6 @@ JOBS = [
     for way in WAYS
     if not (way == "LC" and name in LEVELS)
 ]
-LC = sm.Schedule(steps=10, mu0=1e-3, growth=1.6, epochs=1, finetune=5)
 
 
 def calibration(each: Network) -> list[Any]:
@@ -121,7 +120,7 @@ def run(job: str) -> dict[str, Any]:
     model = fold_batch_norms(each.model, each.calibration_batches(2)[0])
     if way == "LC":
         model = channels_last(copy.deepcopy(each.model))
-        arguments = _training(name)
+        arguments = _training(name, budget)
     if way in ("direct", "LC"):
         arguments["importance"] = "relative" if name in NORMALISED else None
     elif way not in posttraining_baselines.WAYS:
@@ -160,14 +159,15 @@ def run(job: str) -> dict[str, Any]:
     }
 
 
-def _training(name: str) -> dict[str, Any]:
+def _training(name: str, budget: int) -> dict[str, Any]:
     from benchmarks.pretrained import _data
     from summands.zoo.train import RECIPES, error
 
     data, recipe = _data(RECIPES[name].data), RECIPES[name]
-    learned = sm.SGD((data.train.images, data.train.labels), lr=0.02, finetune_lr=0.01), LC
-    augmented = additive.training(recipe, data.train), additive.SCHEDULE
-    train, schedule = augmented if name.startswith("resnet20") else learned
+    if name.startswith("resnet20"):
+        train, schedule = additive.training(recipe, data.train), additive.SCHEDULE
+    else:
+        train, schedule = equal_error.training(name, budget, data), equal_error.SUBJECTS[name].schedule
     return {
         "train": train,
         "evaluate": lambda model: error(model, data.validation.images, data.validation.labels),

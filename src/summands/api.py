@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .arguments import check_posttraining, check_resume, check_tensors, check_training
 from .errors import ArgumentError, BudgetError, must
 from .forms import Dense, Form, relative_error
 from .lc import (
@@ -22,12 +23,11 @@ from .lc import (
     Train,
     TrainingLearner,
     error_of,
-    has_batch_norm,
     run_levels,
     smallest_within,
 )
 from .lc.passes import c_step, c_step_within
-from .network import check_batches, copied, state_tensors
+from .network import copied, state_tensors
 from .plan import Matched, Plan
 from .recipe import recipe_of, versions
 from .records import StepRecord, Verdict
@@ -107,24 +107,23 @@ def compress(
     compressed = {name: reference[name] for task in matched.tasks for name in task.weights}
     weighting = None if importance is None else by_weight(importance, compressed, numbers=train is not None)
     if not isinstance(model, nn.Module):
-        for name, given in (
-            ("train", train),
-            ("evaluate", evaluate),
-            ("calibration", calibration is not None),
-            ("posttraining", posttraining),
-            ("schedule", schedule),
-            ("inputs", inputs != ()),
-            ("checkpoint", checkpoint),
-            ("budget", wanted and wanted.needs_model),
-        ):
-            if given:
-                remedy = "pass the network; on the command line, a task file whose model() builds it"
-                raise ArgumentError(must("model", f"a module for this `{name}`", "tensors", remedy))
+        check_tensors(
+            train=train,
+            evaluate=evaluate,
+            calibration=calibration is not None,
+            posttraining=posttraining,
+            schedule=schedule,
+            inputs=inputs != (),
+            checkpoint=checkpoint,
+            budget=wanted and wanted.needs_model,
+        )
         limit = _limit(wanted, matched, reference)
         return _direct(reference, matched, limit, weighting, recipe_of(plan, limit, None, 0, importance=importance))
-    _check(model, train, inputs, schedule, checkpoint)
-    _check_resume(checkpoint, resume, state, load_state)
-    _check_calibration(calibration, posttraining, train, importance, wanted)
+    check_training(model, train, inputs, schedule, checkpoint)
+    check_resume(checkpoint, resume, state, load_state)
+    check_posttraining(
+        calibration, posttraining, wanted, train=train, importance=importance, inputs=None if inputs == () else inputs
+    )
     if wanted is not None and wanted.flops is not None:
         runs = recorded_runs(copied(model), inputs)
         matched = replace(matched, tasks=tuple(priced_by_flops(matched.tasks, runs)))
@@ -229,12 +228,12 @@ def prune(
         raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
     if not callable(plan):
         raise ArgumentError(must("plan", "a function from the share of zeros to a Plan", plan))
-    _check_resume(checkpoint, resume, state, load_state)
+    check_resume(checkpoint, resume, state, load_state)
     plans = [plan(level) for level in pruning.levels]
     if others := [own for own in plans if not isinstance(own, Plan)]:
         raise ArgumentError(must("what plan(level) returns", "a Plan", others[0]))
     matched = [own.match(model) for own in plans]
-    _check(model, train, inputs, None, None)
+    check_training(model, train, inputs, None, None)
     reference = state_tensors(model)
     recipes = [
         {**recipe_of(own, None, pruning.schedule(k), seed), "levels": pruning.levels[: k + 1]}
@@ -337,61 +336,3 @@ def _result(
         relative_errors=errors,
         metadata={**recipe, "verdict": verdict.name, "versions": versions()},
     )
-
-
-def _check_calibration(
-    calibration: Iterable[Any] | None,
-    posttraining: PostTraining | None,
-    train: Train | None,
-    importance: Importance | None,
-    budget: Budget | None,
-) -> None:
-    if calibration is None:
-        if posttraining is not None:
-            raise ArgumentError(must("calibration", "given when `posttraining` is", None, "pass batches of inputs"))
-        return
-    for name, given in (("train", train), ("importance", importance)):
-        if given is not None:
-            raise ArgumentError(must(name, "left out when `calibration` is given", "both"))
-    if budget is not None and (budget.flops is not None or budget.max_drop is not None):
-        raise BudgetError(must("the budget of post-training", "one of the file's bytes", str(budget)))
-
-
-def _check_resume(
-    checkpoint: str | Path | None,
-    resume: bool,
-    state: Callable[[], Any] | None,
-    load_state: Callable[[Any], None] | None,
-) -> None:
-    if checkpoint is not None:
-        return
-    for name, given in (("resume", resume), ("state", state), ("load_state", load_state)):
-        if given:
-            raise ArgumentError(must("checkpoint", f"given when `{name}` is", None, "name the file to go on from"))
-
-
-def _check(
-    model: nn.Module,
-    train: Train | None,
-    inputs: Iterable[Any],
-    schedule: Schedule | None,
-    checkpoint: str | Path | None,
-) -> None:
-    if train is None and schedule is not None:
-        raise ArgumentError(must("train", "given when `schedule` is", None, "pass your training loop, or SGD(data)"))
-    if train is None and checkpoint is not None:
-        raise ArgumentError(must("train", "given when `checkpoint` is", None, "direct compression takes seconds"))
-    if train is not None and not callable(train):
-        raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
-    check_batches(inputs)
-    if iter(inputs) is inputs:
-        raise ArgumentError(must("inputs", "a list or a DataLoader, to be run through again and again", inputs))
-    if train is not None and has_batch_norm(model) and isinstance(inputs, tuple) and not inputs:
-        raise ArgumentError(
-            must(
-                "inputs",
-                "batches of the model's input, since the model has BatchNorm",
-                (),
-                "its statistics must be recomputed for the compressed weights",
-            )
-        )

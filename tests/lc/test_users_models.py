@@ -298,6 +298,11 @@ def test_what_tensors_have_no_use_for_is_refused(name, tmp_path):
         sm.compress({"w": torch.randn(4, 4)}, TWO_VALUES, **{name: given[name]})
 
 
+def test_post_training_has_no_use_for_inputs():
+    with pytest.raises(ArgumentError, match="inputs must be left out"):
+        sm.compress(network(), WEIGHTS, calibration=[X], inputs=[X])
+
+
 @pytest.mark.parametrize("name", ["resume", "state", "load_state"])
 def test_what_needs_a_checkpoint_is_refused_without(name):
     given = {"resume": True, "state": dict, "load_state": print}
