@@ -115,6 +115,9 @@ def compress(
             schedule=schedule,
             inputs=inputs != (),
             checkpoint=checkpoint,
+            resume=resume,
+            state=state,
+            load_state=load_state,
             budget=wanted and wanted.needs_model,
         )
         limit = _limit(wanted, matched, reference)
@@ -277,6 +280,7 @@ def _direct(
         network |= c_step(matched.tasks, tensors, importance=importance)
     else:
         network |= c_step_within(limit, matched.tasks, tensors, network, importance=importance).forms
+    # What is kept as it is must not change with the tensors that came.
     ours = {t.data_ptr() for t in tensors.values()}
     network = {n: form.map(lambda t: t.clone() if t.data_ptr() in ours else t) for n, form in network.items()}
     return _result(network, matched, tensors, [], Verdict.DIRECT, limit, recipe)

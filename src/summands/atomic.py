@@ -21,7 +21,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
 
 def check_place(path: Path, *sources: Path | None) -> None:
-    """FileError unless a file may be put there: only a regular file that is none of `sources` is ever replaced."""
+    """FileError unless a file may be put there: no folder is made, only a regular file replaced, none of `sources`."""
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {folder}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ArgumentError, must
-from .network import copied
+from .network import Model, copied
 
-Model = TypeVar("Model", bound=nn.Module)
 _FOLDED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _Norm = nn.modules.batchnorm._BatchNorm
 _TOLERANCE = 1e-3

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import overload
 
 from torch import Tensor, nn
 
 from . import container
 from .forms import Form
-from .network import load_into
-
-Model = TypeVar("Model", bound=nn.Module)
+from .network import Model, load_into
 
 
 @overload

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import must
+from ..forms.form import raw_bytes
 from . import contexts as kernels
 from .choices import (
     CHOICE_BITS,
@@ -219,7 +220,7 @@ class Section:
 
     def _bytes(self, tensor: Tensor) -> None:
         itemsize, coder = tensor.dtype.itemsize, self.coder
-        raw = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
+        raw = raw_bytes(tensor).numpy()
         coder.reserve(24 * raw.size)
         model = self.models(f"bytes {itemsize}", 256 * itemsize)
         kernels.code_bytes(coder.mode, coder.state, coder.data, model, raw, itemsize, 60, 1023)

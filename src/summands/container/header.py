@@ -197,12 +197,12 @@ def write_header(header: Header) -> bytes:
     body.varint(header.metadata_bytes)
     if header.metadata_bytes:
         body.raw(header.metadata_checksum.to_bytes(CHECKSUM_BYTES, "little"))
+    if len(body) > MAX_HEADER:
+        raise ArgumentError(must("a file's header", f"{MAX_HEADER} bytes at most", len(body)))
     out = ByteWriter()
     out.raw(MAGIC)
     out.varint(header.version)
     out.varint(header.features)
-    if len(body) > MAX_HEADER:
-        raise ArgumentError(must("a file's header", f"{MAX_HEADER} bytes at most", len(body)))
     packed = pack(bytes(body))
     out.varint(len(packed))
     out.raw(packed)

@@ -171,8 +171,9 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
         return False
     if a.numel() == 0:
         return True
-    return torch.equal(_bytes_of(a), _bytes_of(b))
+    return torch.equal(raw_bytes(a), raw_bytes(b))
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """Its bytes in memory order; the same memory where that can be."""
     return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -194,8 +194,8 @@ class Calibration:
                     if original is None or original.inputs.shape != product.inputs.shape:
                         allowed = "as many inputs in the compressed network as in the original, for drift correction"
                         remedy = "a network that routes its inputs needs PostTraining(drift=False)"
-                        got = "none" if original is None else tuple(original.inputs.shape)
-                        got = f"{tuple(product.inputs.shape)}, and {got} there"
+                        there = "none" if original is None else tuple(original.inputs.shape)
+                        got = f"{tuple(product.inputs.shape)}, and {there} there"
                         raise CalibrationError(must(f"layer {name!r}", allowed, got, remedy))
                     tallies[name].add(product, original, is_first)
 
@@ -283,7 +283,7 @@ class Calibration:
                         direction = _direction(output.detach(), distance, generator)
                         retained = draw < draws - 1
                         torch.autograd.backward(output, direction, retained, inputs=list(weights.values()))
-                count += draws * answers(output, distance)
+                count += draws * count_answers(output, distance)
         return {
             name: Sensitivity(total / count, columns[name].div_(count) if name in columns else None)
             for name, total in totals.items()
@@ -308,7 +308,7 @@ class Calibration:
         return {name: parameters[name] for name in names}
 
 
-def answers(output: Tensor, distance: Distance) -> int:
+def count_answers(output: Tensor, distance: Distance) -> int:
     """By how many a sum of distances is divided: samples, or for "softmax" the distributions over the last axis."""
     if not output.ndim:
         return 1

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..atomic import whole_file
 from ..container import read, to_bytes
 from ..errors import CorruptFileError, MismatchError
+from ..forms.form import raw_bytes
 from ..network import state_tensors
 from ..records import StepRecord
 from .state import State
@@ -120,12 +121,8 @@ class Checkpoint:
         digest = hashlib.sha256()
         for name, t in self.origin.items():
             digest.update(f"{name} {t.dtype} {tuple(t.shape)};".encode())
-            digest.update(_raw(t).numpy().data)
+            digest.update(raw_bytes(t.detach().cpu()).numpy().data)
         return digest.hexdigest()
-
-
-def _raw(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _bytes(data: bytes) -> Tensor:

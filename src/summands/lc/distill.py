@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..forms import Form
 from ..network import feed, load_into, snapshot
-from .calibrate import Calibration, Distance, answers
+from .calibrate import Calibration, Distance, count_answers
 from .finetune import Continuous
 from .observe import answer
 
@@ -73,8 +73,8 @@ def mean_distance(model: nn.Module, data: Calibration, distance: Distance) -> fl
 
 
 def distance_of(output: Tensor, wanted: Tensor, distance: Distance) -> Tensor:
-    """The mean of `answers`: half the squared difference of a sample, or KL(wanted || output) in nats."""
+    """The mean over `count_answers`: half the squared difference of a sample, or KL(wanted || output) in nats."""
     if distance == "values":
-        return (output - wanted).square().sum() / (2 * answers(output, distance))
+        return (output - wanted).square().sum() / (2 * count_answers(output, distance))
     rows = wanted.log_softmax(-1)
-    return F.kl_div(output.log_softmax(-1), rows, log_target=True, reduction="sum") / answers(output, distance)
+    return F.kl_div(output.log_softmax(-1), rows, log_target=True, reduction="sum") / count_answers(output, distance)

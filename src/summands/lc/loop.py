@@ -162,9 +162,8 @@ class Loop:
         if previous and state.index >= _CHOOSING * self.schedule.steps and factor == 1:
             tasks = settled(tasks, previous)
         if self.limit is None:
-            price = self.price
-            forms = c_step(tasks, targets, mu=mu, price=price, previous=previous, importance=self.importance)
-            return forms, None
+            free = c_step(tasks, targets, mu=mu, price=self.price, previous=previous, importance=self.importance)
+            return free, None
         limit = replace(self.limit, most=int(factor * self.limit.most))
         network, excess = snapshot(self.model, {}), 0
         while True:
