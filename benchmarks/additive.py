@@ -55,6 +55,10 @@ THRICE = replace(SCHEDULE, steps=24, growth=SCHEDULE.growth ** (1 / 3), finetune
 BFLOAT16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
+STRAIGHT = replace(SCHEDULE, steps=5, growth=2.53, finetune=5, straight_through=True)
+"""About the same rise of mu in fewer steps, and the epochs that are left for codes that follow latent weights."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A network of the benchmark.
@@ -65,6 +69,7 @@ class Subject:
         matched: the way in FIXED whose bytes are the budget "matched".
         schedule: of the LC loop.
         decay: of the learning rate from step to step.
+        note: what the table adds to the names of its ways.
     """
 
     reference: str
@@ -72,6 +77,7 @@ class Subject:
     matched: str
     schedule: sm.Schedule = SCHEDULE
     decay: float = DECAY
+    note: str = ""
 
 
 RESNET20 = (*FIXED, *(f"matched: {name}" for name in ("Q", "P", "L", "L + P", "Q + L", "Q + L + P")))
@@ -88,6 +94,14 @@ SUBJECTS = {
     "resnet20 in 30 epochs": Subject(
         "resnet20-fashion-mnist", ("Q + P 3 %",), matched="Q + P 3 %", schedule=THRICE, decay=DECAY ** (1 / 3)
     ),
+    "resnet20 straight through": Subject(
+        "resnet20-fashion-mnist",
+        (*FIXED, "matched: Q", "matched: P"),
+        matched="Q + P 3 %",
+        schedule=STRAIGHT,
+        decay=0.66,
+        note=", straight through",
+    ),
     "vgg": Subject(
         "vgg-fashion-mnist",
         (*(f"matched: {name}" for name in ("Q + P", "L + P", "P", "L", "Q")), *_views("240 kB", "4 MFLOPs")),
@@ -100,6 +114,14 @@ SUBJECTS = {
         matched="Q + P 3 %",
         schedule=sm.Schedule(steps=14, mu0=1e-2, growth=1.5, finetune=6),
         decay=0.87,
+    ),
+    "alexnet straight through": Subject(
+        "alexnet-fashion-mnist",
+        ("Q", "Q + P 1 %", "Q + P 3 %"),
+        matched="Q + P 3 %",
+        schedule=sm.Schedule(steps=10, mu0=1e-2, growth=1.8, finetune=10, straight_through=True),
+        decay=0.82,
+        note=", straight through",
     ),
     "lenet5": Subject("lenet5-fashion-mnist", _views("40 kB", "0.6 MFLOPs"), matched="Q + P 1 %"),
     "resnet20-cifar": Subject("resnet20-cifar-10", RESNET20, matched="Q + P 3 %"),
@@ -221,7 +243,7 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         seconds = sum(row[f"{part}_seconds"] for part in ("learn", "compress", "measure"))
         out.add_row(
-            row["way"],
+            row["way"] + SUBJECTS[row["network"]].note,
             f"{row['test_error']:.2f} %",
             f"{row['test_error'] - row['reference_test_error']:+.2f}",
             f"{row['validation_error']:.2f} %",

@@ -90,3 +90,40 @@ def test_a_layer_that_runs_twice_is_left_alone() -> None:
 
     model = Twice()
     assert torch.equal(fold_batch_norms(model, torch.ones(2, 4)).layer.weight, model.layer.weight)
+
+
+def _trained(model: nn.Sequential) -> nn.Sequential:
+    for norm in model.modules():
+        if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def test_what_is_changed_in_place_is_no_longer_the_layers_output() -> None:
+    torch.manual_seed(0)
+    model = _trained(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(8)))
+    folded, x = fold_batch_norms(model, torch.rand(2, 3, 5, 5)), torch.rand(2, 3, 5, 5)
+    torch.testing.assert_close(folded(x), model(x))
+    assert torch.equal(folded[0].weight, model[0].weight)
+
+
+def test_computed_and_tied_weights_and_other_axes_are_left_alone() -> None:
+    torch.manual_seed(0)
+    computed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))
+    tied = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+    tied[2].weight = tied[0].weight
+    across = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(5))
+    for model, shape in ((computed, (2, 3, 5, 5)), (tied, (4, 8)), (across, (4, 5, 8))):
+        x = torch.rand(shape)
+        folded = fold_batch_norms(_trained(model), x)
+        torch.testing.assert_close(folded(x), model(x))
+
+
+def test_a_model_that_returns_no_tensor_is_refused() -> None:
+    class Named(nn.Linear):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"y": super().forward(x)}
+
+    with pytest.raises(ArgumentError, match="a model that returns a tensor, got 'dict'"):
+        fold_batch_norms(Named(3, 2), torch.rand(1, 3))

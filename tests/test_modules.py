@@ -262,3 +262,31 @@ def test_a_weight_of_rank_zero_costs_next_to_nothing(layer):
     with FlopCounterMode(display=False) as whole:
         layer(x)
     assert counted.get_total_flops() < 0.2 * whole.get_total_flops()
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_layer_with_hooks_stays_as_it_is(hook: str) -> None:
+    model = nn.Sequential(nn.Linear(40, 30))
+    getattr(model[0], hook)(lambda *given: 2 * given[-1] if torch.is_tensor(given[-1]) else (2 * given[-1][0],))
+    result = sm.compress(model, sm.Plan({"*.weight": "LowRank(2)"}, ignore=["*.bias"]))
+    x = torch.randn(3, 40)
+    torch.testing.assert_close(result.to_modules(model)(x), result.apply_(copy.deepcopy(model))(x))
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_stays_frozen(frozen: str) -> None:
+    model = nn.Sequential(nn.Linear(40, 30))
+    getattr(model[0], frozen).requires_grad_(False)
+    result = sm.compress(model, sm.Plan({"*.weight": "LowRank(2)"}, ignore=["*.bias"]))
+    parameters = dict(result.to_modules(model).named_parameters())
+    assert len(parameters) == 3
+    for name, parameter in parameters.items():
+        assert parameter.requires_grad == (name.endswith("bias") != (frozen == "bias"))
+
+
+def test_a_bias_of_two_layers_stays_one() -> None:
+    model = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 30))
+    model[1].bias = model[0].bias
+    result = sm.compress(model, sm.Plan({"*.weight": "LowRank(2)"}, ignore=["*.bias"]))
+    made = result.to_modules(model)
+    assert made[0].bias is made[1].bias

@@ -104,3 +104,17 @@ def test_refuses() -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             sm.compress(model, plan, budget=700, importance=importance, train=train)
+
+
+def test_half_precision_holds_no_importance() -> None:
+    layer = nn.Linear(4, 4).half()
+    plan = sm.Plan({"weight": "Quantize(2)"}, ignore=["bias"])
+    errors = [sm.compress(layer, plan, importance={"weight": c}).relative_errors["weight"] for c in (1e-8, 1.0, 1e5)]
+    assert errors[0] == errors[1] == errors[2] < 0.6
+
+
+def test_a_loss_that_is_no_number_is_refused_and_an_empty_weight_is_not() -> None:
+    model = nn.ParameterDict({"a": torch.ones(3), "b": torch.ones(0)})
+    assert measured_importance(model, lambda m: float((m["a"] - 1).square().sum()), ["a", "b"])["a"] > 0
+    with pytest.raises(ArgumentError, match="evaluate"):
+        measured_importance(model, lambda m: float("nan"), ["a"])

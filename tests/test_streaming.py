@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import summands as sm
 from summands.errors import FileError
@@ -174,3 +174,26 @@ def test_sources_that_are_refused(file, folder, tmp_path):
     refused(folder, "not a safetensors file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "must be one with")
+
+
+def test_an_index_says_which_tensors_count(folder):
+    index = folder / "model.safetensors.index.json"
+    told = json.loads(index.read_text())["weight_map"]
+    name, shard = next(iter(told.items()))
+    index.write_text(json.dumps({"weight_map": {n: s for n, s in told.items() if n != name}}))
+    assert name not in Shards(folder).declared  # still in its shard, and left there
+    other = next(s for s in told.values() if s != shard)
+    save_file({name: torch.full((2,), 7.0), **load_file(folder / other)}, folder / other)
+    index.write_text(json.dumps({"weight_map": told}))
+    assert torch.equal(Shards(folder).tensor(name), tensors()[name])  # not the stale copy
+    index.write_text(json.dumps({"weight_map": {**told, "lost": shard}}))
+    with pytest.raises(FileError, match="has no tensor 'lost', which the index expects there"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize(("suffix", "remedy"), [(".pt", "safetensors.torch.save_file"), (".sums", "decompress")])
+def test_other_files_are_told_how_to_become_one(tmp_path, suffix, remedy):
+    path = tmp_path / f"net{suffix}"
+    torch.save({"w": torch.ones(3)}, path)
+    with pytest.raises(FileError, match=remedy):
+        Shards(path)

@@ -98,6 +98,8 @@ def compress(
     >>> result.verdict.name, result.forms["weight"].dense().shape
     ('DIRECT', torch.Size([10, 20]))
     """
+    if not isinstance(plan, Plan):
+        raise ArgumentError(must("plan", "a Plan", plan, "Plan({pattern: compression}), or Plan.from_file(path)"))
     matched = plan.match(model)
     if isinstance(model, nn.Module):
         reference = state_tensors(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def check_training(
     if train is not None and not callable(train):
         raise ArgumentError(must("train", "a function train(model, penalty, step)", train))
     check_batches(inputs)
-    if iter(inputs) is inputs:
+    if isinstance(inputs, Iterator):
         raise ArgumentError(must("inputs", "a list or a DataLoader, to be run through again and again", inputs))
     if train is not None and has_batch_norm(model) and isinstance(inputs, tuple) and not inputs:
         raise ArgumentError(

@@ -23,7 +23,18 @@ from .api import compress as compress_model
 from .api import prune as prune_model
 from .atomic import check_place
 from .cli_files import MaxBytes, SumsFile, inspect, rates, verify
-from .cli_options import BudgetStart, Epochs, Finetune, Growth, Json, Mu0, Steps, check_trains, given
+from .cli_options import (
+    BudgetStart,
+    Epochs,
+    Finetune,
+    Growth,
+    Json,
+    Mu0,
+    Steps,
+    StraightThrough,
+    check_trains,
+    given,
+)
 from .cli_search import plot, search
 from .errors import ArgumentError, FileError, SummandsError, must
 from .lc import Pruning, Schedule
@@ -55,6 +66,9 @@ def main() -> None:
     except SummandsError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
 
 
 @app.callback(invoke_without_command=True)
@@ -81,6 +95,7 @@ def compress(
     growth: Growth = None,
     epochs: Epochs = None,
     finetune: Finetune = None,
+    straight_through: StraightThrough = None,
     budget_start: BudgetStart = None,
     seed: Annotated[int, typer.Option(help="All randomness derives from it.")] = 0,
     checkpoint: Annotated[
@@ -116,11 +131,25 @@ def compress(
     is_task = source.suffix == ".py"
     task = load_task(source) if is_task else None
     beside = None if task_file is None else load_task(task_file)
+    given_checkpoint = checkpoint or Path(f"{output}.checkpoint")
+    if task is not None and task.train is not None and not resume and given_checkpoint.exists() and not dry_run:
+        remedy = "add --resume to go on with it, or delete it"
+        raise ArgumentError(
+            must("the checkpoint", "a new file", f"{given_checkpoint}, of a run that has not ended", remedy)
+        )
     if beside and (task or budget):
         got = str(source) if task else f"--budget {budget}"
         remedy = "a budget needs the whole network in memory: a task file alone, whose model() loads it"
         raise ArgumentError(must("the source for --task", "a checkpoint, without a budget", got, remedy))
-    options = given(steps=steps, mu0=mu0, growth=growth, epochs=epochs, finetune=finetune, budget_start=budget_start)
+    options = given(
+        steps=steps,
+        mu0=mu0,
+        growth=growth,
+        epochs=epochs,
+        finetune=finetune,
+        straight_through=straight_through,
+        budget_start=budget_start,
+    )
     check_trains(task, str(source), [*options, *["resume"] * resume, *given(checkpoint=checkpoint)])
     shards = Shards(source) if task is None else None
     network = beside.network() if beside else None

@@ -16,6 +16,9 @@ Mu0 = Annotated[float | None, typer.Option(help="First penalty weight.")]
 Growth = Annotated[float | None, typer.Option(help="Factor of the penalty weight from step to step.")]
 Epochs = Annotated[int | None, typer.Option(help="Epochs in each L step.")]
 Finetune = Annotated[int | None, typer.Option(help="Epochs of fine-tuning afterwards.")]
+StraightThrough = Annotated[
+    bool | None, typer.Option("--straight-through", help="In fine-tuning codes and levels move too.")
+]
 BudgetStart = Annotated[float | None, typer.Option(help="First step's budget, as a multiple of the budget.")]
 
 

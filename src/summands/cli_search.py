@@ -12,7 +12,18 @@ import typer
 
 from . import container
 from .atomic import check_place, whole_file
-from .cli_options import BudgetStart, Epochs, Finetune, Growth, Json, Mu0, Steps, check_trains, given
+from .cli_options import (
+    BudgetStart,
+    Epochs,
+    Finetune,
+    Growth,
+    Json,
+    Mu0,
+    Steps,
+    StraightThrough,
+    check_trains,
+    given,
+)
 from .errors import FileError
 from .forms import Form
 from .journal import read_runs
@@ -44,6 +55,7 @@ def search(
     growth: Growth = None,
     epochs: Epochs = None,
     finetune: Finetune = None,
+    straight_through: StraightThrough = None,
     budget_start: BudgetStart = None,
     seed: Annotated[int, typer.Option(help="All randomness of every run derives from it.")] = 0,
     share: Annotated[float, typer.Option(help="Share of its steps that every run may take.")] = 0.5,
@@ -71,7 +83,15 @@ def search(
     """
     user = load_task(task)
     network = user.network()
-    schedule = given(steps=steps, mu0=mu0, growth=growth, epochs=epochs, finetune=finetune, budget_start=budget_start)
+    schedule = given(
+        steps=steps,
+        mu0=mu0,
+        growth=growth,
+        epochs=epochs,
+        finetune=finetune,
+        straight_through=straight_through,
+        budget_start=budget_start,
+    )
     check_trains(user, task.name, schedule)
     from .runner import describe, options_of, run_search  # needs POSIX: file locks
 

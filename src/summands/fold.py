@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ def fold_batch_norms(model: Model, example: Tensor) -> Model:
     own = copied(model).eval()
     with torch.no_grad():
         before = own(example)
+        if not isinstance(before, Tensor):
+            raise ArgumentError(must("fold_batch_norms(model)", "a model that returns a tensor", type(before).__name__))
         for layer, norm in _pairs(own, example):
             _fold(layer, norm)
         after = own(example)
@@ -56,14 +59,25 @@ def fold_batch_norms(model: Model, example: Tensor) -> Model:
 
 def _pairs(model: nn.Module, example: Any) -> list[tuple[nn.Module, Any]]:
     """Each BatchNorm with the layer that made its input; only those that run once."""
-    made: list[tuple[Tensor, nn.Module]] = []
+    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    made: list[tuple[Tensor, int, nn.Module]] = []
     found: list[tuple[nn.Module, Any]] = []
 
     def after_layer(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        made.append((output, layer))
+        made.append((output, output._version, layer))
 
     def before_norm(norm: nn.Module, inputs: Any) -> None:
-        found.extend((layer, norm) for output, layer in made if output is inputs[0])
+        # What was changed in place since is no longer the layer's output.
+        same = (
+            (output, layer) for output, version, layer in made if output is inputs[0] and output._version == version
+        )
+        found.extend((layer, norm) for output, layer in same if _is_foldable(layer, output))
+
+    def _is_foldable(layer: nn.Module, output: Tensor) -> bool:
+        """Its weight is a parameter of its own and its outputs are the axis that is normalised."""
+        own = [p for p in layer._parameters.values() if p is not None]
+        is_plain = "weight" in layer._parameters and all(owners[id(p)] == 1 for p in own)
+        return is_plain and (output.ndim == 2 or not isinstance(layer, nn.Linear))
 
     hooks = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, _FOLDED)]
     hooks += [m.register_forward_pre_hook(before_norm) for m in model.modules() if isinstance(m, _Norm)]
@@ -72,7 +86,7 @@ def _pairs(model: nn.Module, example: Any) -> list[tuple[nn.Module, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-    layers = [layer for _, layer in made]
+    layers = [layer for _, _, layer in made]
     norms = [norm for _, norm in found]
     return [
         (layer, norm)

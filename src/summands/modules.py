@@ -14,6 +14,7 @@ from .forms import Form, LowRank, Sparse, Sum, Tucker
 from .views import IN, KERNEL, OUT, SPATIAL, Reshape
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def as_module(form: Form, like: nn.Module) -> nn.Module:
@@ -70,8 +71,9 @@ Pays = Callable[[str, Form, Tensor], bool]
 def with_modules(model: nn.Module, forms: Mapping[str, Form], pays: Pays) -> nn.Module:
     """The model, with every linear layer and convolution replaced by `as_module` of its weight's form where that pays.
 
-    The model is changed. A layer that stands under several names is replaced by one module under all of them; a weight
-    that several modules own stays dense and theirs, as do layers of any other type and those that `pays` refuses.
+    The model is changed. A layer that stands under several names is replaced by one module under all of them; one whose
+    weight or bias another module owns too stays dense, as do one with hooks, which may want its weight, any other type
+    of layer, and those that `pays` refuses.
 
     Args:
         model: holds the dense weights of the forms already.
@@ -88,8 +90,13 @@ def with_modules(model: nn.Module, forms: Mapping[str, Form], pays: Pays) -> nn.
         form = forms.get(full)
         if type(layer) not in (nn.Linear, *_CONVOLUTIONS) or weight is None or form is None:
             continue
-        if len(owners[id(weight)]) == 1 and runs_in_factors(form, layer) and pays(full, form, weight):
-            made[id(layer)] = as_module(form, layer).requires_grad_(weight.requires_grad)
+        has_hooks = any(getattr(layer, kept) for kept in _HOOKS)
+        owned = all(len(owners[id(p)]) == 1 for p in layer._parameters.values() if p is not None)
+        if owned and not has_hooks and runs_in_factors(form, layer) and pays(full, form, weight):
+            made[id(layer)] = module = as_module(form, layer)
+            for own, parameter in module.named_parameters():
+                like = layer.bias if own.split(".")[-1] == "bias" else weight
+                parameter.requires_grad_(like.requires_grad)
     if id(model) in made:
         return made[id(model)]
     for module in list(model.modules()):

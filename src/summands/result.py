@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,7 +72,8 @@ class Result:
     @property
     def paper_ratio(self) -> float:
         """32-bit bytes of the network over its bytes by the accounting of the LC papers (no entropy coding)."""
-        return 32 * sum(form.size for form in self.forms.values()) / paper_bits(self.forms.values())
+        bits = paper_bits(self.forms.values())
+        return 32 * sum(form.size for form in self.forms.values()) / bits if bits else math.inf
 
     @property
     def error(self) -> float | None:

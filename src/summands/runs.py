@@ -55,7 +55,8 @@ def recorded_runs(model: nn.Module, inputs: Iterable[Any]) -> dict[str, Run]:
         seen.setdefault(name, []).append(run)
 
     check_batches(inputs)
-    batch = next(iter(inputs), None)
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed
+        batch = next(iter(inputs), None)
     if batch is None:
         raise BudgetError(must("inputs", "batches of the model's input for a budget of FLOPs", ()))
     hooks = [m.register_forward_hook(watch, with_kwargs=True) for m in model.modules() if isinstance(m, _LAYERS)]

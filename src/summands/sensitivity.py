@@ -7,6 +7,7 @@ BatchNorm follows, the scale of a weight is nothing to the loss, and errors rela
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ def fisher_importance(
         raise ArgumentError(must("batches", "at least one batch", "none"))
     size = sum(t.numel() for t in total.values())
     mean = sum(float(t.sum()) for t in total.values()) / size or 1.0
-    return {name: (t / mean).clamp(min=floor).to(parameters[name].dtype) for name, t in total.items()}
+    return {name: (t / mean).clamp(min=floor).to(_wide(parameters[name].dtype)) for name, t in total.items()}
 
 
 def measured_importance(
@@ -94,10 +95,15 @@ def measured_importance(
             if name not in tensors:
                 raise ArgumentError(must("weights", "names of the model's tensors", name))
             t = tensors[name]
+            if not t.numel():
+                continue
             kept, drawn = t.clone(), torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu")
             size = float(kept.double().norm()) * noise
             t += (drawn * (size / float(drawn.norm()))).to(t)
-            rises[name] = max(float(evaluate(own)) - before, 0.0) / size**2 if size else 0.0
+            after = float(evaluate(own))
+            if math.isnan(after - before):
+                raise ArgumentError(must("evaluate", "a loss that is a number", after if math.isnan(after) else before))
+            rises[name] = max(after - before, 0.0) / size**2 if size else 0.0
             t.copy_(kept)
     mean = sum(rises.values()) / max(len(rises), 1) or 1.0
     return {name: max(rise / mean, 0.01) for name, rise in rises.items()}
@@ -120,7 +126,7 @@ def by_weight(given: Importance, weights: Mapping[str, Tensor], *, numbers: bool
         return _relative(weights)
     if unknown := given.keys() - weights.keys():
         raise ArgumentError(must("importance", "given for compressed weights alone", sorted(unknown)))
-    made = {name: torch.as_tensor(h).to(weights[name]) for name, h in given.items()}
+    made = {name: torch.as_tensor(h).to(weights[name].device, _wide(weights[name].dtype)) for name, h in given.items()}
     for name, h in made.items():
         what, shape = f"importance[{name!r}]", tuple(weights[name].shape)
         if h.ndim and numbers:
@@ -132,6 +138,11 @@ def by_weight(given: Importance, weights: Mapping[str, Tensor], *, numbers: bool
             allowed = "finite and above 0 with `train`" if numbers else "finite and not negative"
             raise ArgumentError(must(what, allowed, "other entries" if h.ndim else float(h)))
     return made
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In which an importance is neither 0 nor infinite, as it may be in half precision."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _relative(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

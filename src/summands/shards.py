@@ -20,6 +20,11 @@ _DTYPES = {
     **{"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "C64": torch.complex64},
     **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
 }
+_PICKLED = "; a checkpoint of torch.save becomes one by safetensors.torch.save_file(torch.load(path), ...)"
+_REMEDIES = {
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _PICKLED),
+    ".sums": "; `summands decompress` makes one of a compressed file",
+}
 INDEX = ".safetensors.index.json"
 
 
@@ -31,7 +36,8 @@ class Shards:
             index, or else with .safetensors files.
 
     Raises:
-        FileError: it is none of these, a shard is missing or damaged, or two shards have a tensor of one name.
+        FileError: it is none of these, a shard is missing or damaged or lacks a tensor that the index puts there, or
+            two shards without an index have a tensor of one name.
     """
 
     def __init__(self, source: str | Path) -> None:
@@ -39,9 +45,12 @@ class Shards:
         self.declared: dict[str, Tensor] = {}
         """Every tensor by name on the meta device: shape and dtype without values."""
         self._shards: dict[str, Path] = {}
-        for shard in _shards(self.source):
+        for shard, listed in _shards(self.source).items():
             with _opened(shard) as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
+                held = set(file.keys())
+                if lacking := sorted((listed or held) - held):
+                    raise FileError(f"{shard} has no tensor {lacking[0]!r}, which the index expects there")
+                for name in sorted(listed or held):
                     if name in self._shards:
                         raise FileError(f"{shard} and {self._shards[name]} both have a tensor {name!r}")
                     self.declared[name] = _declared(file, name, shard)
@@ -89,7 +98,8 @@ class _opened:
             self._file = safe_open(self.path, "pt")
             return self._file.__enter__()
         except (SafetensorError, OSError) as error:
-            raise FileError(f"{self.path} is not a safetensors file: {error}") from error
+            remedy = _REMEDIES.get(self.path.suffix, "")
+            raise FileError(f"{self.path} is not a safetensors file: {error}{remedy}") from error
 
     def __exit__(self, kind, error, trace) -> None:
         self._file.__exit__(kind, error, trace)
@@ -105,24 +115,24 @@ def _declared(file: safe_open, name: str, shard: Path) -> Tensor:
     return torch.empty(declared.get_shape(), dtype=dtype, device="meta")
 
 
-def _shards(source: Path) -> list[Path]:
-    """The files that hold the tensors, in order."""
+def _shards(source: Path) -> dict[Path, set[str] | None]:
+    """The files that hold the tensors, in order, and which of theirs count; None where all do."""
     if source.is_dir():
         indices, files = sorted(source.glob(f"*{INDEX}")), sorted(source.glob("*.safetensors"))
         if len(indices) > 1 or not (indices or files):
             got = f"{len(indices)} indices and {len(files)} files"
             raise FileError(must(f"the folder {source}", "one with a safetensors index or files", got))
-        return _indexed(indices[0]) if indices else files
-    return _indexed(source) if source.name.endswith(INDEX) else [source]
+        return _indexed(indices[0]) if indices else dict.fromkeys(files)
+    return _indexed(source) if source.name.endswith(INDEX) else {source: None}
 
 
-def _indexed(index: Path) -> list[Path]:
-    """The shards that an index names, all in its own folder."""
+def _indexed(index: Path) -> dict[Path, set[str] | None]:
+    """The shards that an index names, all in its own folder, and the tensors that it says are there."""
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        found = {name: str(shard) for name, shard in json.loads(index.read_text("utf-8"))["weight_map"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(f"{index} is not the index of a safetensors checkpoint: {error!r}") from error
-    names = sorted({str(name) for name in found})
+    names = sorted(set(found.values()))
     if strange := [name for name in names if Path(name).name != name]:
         raise FileError(must(f"a shard in {index}", "a file in its own folder", strange[0]))
-    return [index.parent / name for name in names]
+    return {index.parent / shard: {name for name, there in found.items() if there == shard} for shard in names}

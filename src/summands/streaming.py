@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ class Streamed:
     @property
     def paper_ratio(self) -> float:
         """32-bit bytes of the network over `paper_bytes`."""
-        return 4 * sum(row.size for row in self.weights) / self.paper_bytes
+        return 4 * sum(row.size for row in self.weights) / self.paper_bytes if self.paper_bytes else math.inf
 
     def rows(self) -> list[WeightRecord]:
         """One plain record a tensor, as the tables read them."""

@@ -150,3 +150,22 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert kills >= 2
     subprocess.run([*killed, "-q"], check=True, env=environment)
     assert (tmp_path / "killed.sums").read_bytes() == (tmp_path / "whole.sums").read_bytes()
+
+
+def test_the_steps_of_an_interrupted_run_are_not_overwritten(tmp_path: Path, run) -> None:
+    task, checkpoint = tmp_path / "task.py", tmp_path / "t.sums.checkpoint"
+    task.write_text(TASK.replace("EPOCHS", "1"))
+    checkpoint.write_bytes(b"an hour of training")
+    assert_refused(run("compress", task, "-o", tmp_path / "t.sums"), "t.sums.checkpoint", "--resume")
+    assert checkpoint.read_bytes() == b"an hour of training"
+
+
+def test_codes_move_on_request(tmp_path: Path, run) -> None:
+    task = tmp_path / "task.py"
+    task.write_text(TASK.replace("EPOCHS", "1"))
+    codes = []
+    for option in ((), ("--straight-through",)):
+        out_file = tmp_path / f"{len(codes)}.sums"
+        assert run("compress", task, "-o", out_file, "-q", "--steps", 1, "--finetune", 40, *option)[0] == 0
+        codes.append(container.read(out_file.read_bytes()).forms)
+    assert not all(form.same(codes[1][name]) for name, form in codes[0].items())

@@ -9,6 +9,7 @@ import summands as sm
 
 INPUTS = torch.randn(96, 2, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS.mean((1, 2, 3)) > 0).long()
+SCHEDULE = sm.Schedule(steps=2, mu0=1e-2, growth=3.0, finetune=2, tolerance=0.0)
 
 
 def network() -> nn.Module:
@@ -20,8 +21,9 @@ def network() -> nn.Module:
     return model
 
 
+@pytest.mark.parametrize("straight_through", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_it_is_learned_tuned_saved_and_loaded(case, tmp_path) -> None:
+def test_it_is_learned_tuned_saved_and_loaded(case, straight_through: bool, tmp_path) -> None:
     left = ["*.bias", "1.*", *(["4.weight"] if case.ndim > 2 else [])]
     budget = None if not case.compression.is_free() or case.price is None else 2300 if case.ndim > 2 else 1100
     result = sm.compress(
@@ -31,7 +33,9 @@ def test_it_is_learned_tuned_saved_and_loaded(case, tmp_path) -> None:
         train=sm.SGD((INPUTS, LABELS), batch_size=32, lr=0.05, finetune_lr=0.05),
         evaluate=lambda model: float(nn.functional.cross_entropy(model(INPUTS), LABELS)),
         inputs=[INPUTS],
-        schedule=sm.Schedule(steps=2, mu0=1e-2, growth=3.0, finetune=2, tolerance=0.0),
+        schedule=sm.Schedule(
+            steps=2, mu0=1e-2, growth=3.0, finetune=2, straight_through=straight_through, tolerance=0.0
+        ),
     )
     assert [row.phase for row in result.history] == ["direct", "lc", "lc", "finetune", "finetune"]
     assert result.error == min(row.error for row in result.history)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from summands.forms import Form
-from summands.lc.finetune import Continuous
+from summands.lc.finetune import Trainable
 from tests.container import samples
 
 
@@ -14,7 +14,7 @@ from tests.container import samples
     samples.embedded((8, 6)), samples.sparse((9, 9), stored=torch.float32),
 ], ids=lambda form: f"{type(form).__name__}-{getattr(form, 'axis', '')}")  # fmt: skip
 def test_scales_are_the_norms_of_the_derivative(form: Form) -> None:
-    scales = Continuous({"w": form}).scales
+    scales = Trainable({"w": form}).scales
     for name, tensor in form.continuous_tensors().items():
         function = lambda t, name=name: form.replace_tensors({name: t}).dense()  # noqa: E731
         derivative = torch.autograd.functional.jacobian(function, tensor.float())

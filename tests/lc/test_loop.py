@@ -308,8 +308,17 @@ BUDGETED = {"plan": FREE, "budget": 600}
 TIGHTENING = {**BUDGETED, "schedule": Schedule(steps=5, mu0=1e-2, growth=1.5, finetune=3, budget_start=2.0)}
 
 
+_STRAIGHT = Schedule(steps=5, mu0=1e-2, growth=1.5, finetune=3, straight_through=True)
+STRAIGHT = {"schedule": _STRAIGHT}
+GRIDS = {**STRAIGHT, "budget": 480, "plan": sm.Plan({"*.weight": "Grid('auto')"}, ignore=PLAN.ignore)}
+
+
 @pytest.mark.parametrize("rows", range(1, 9))
-@pytest.mark.parametrize("options", [{}, BUDGETED, TIGHTENING], ids=["fixed", "budget", "tightening"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, BUDGETED, TIGHTENING, STRAIGHT, GRIDS],
+    ids=["fixed", "budget", "tightening", "straight through", "grids straight through"],
+)
 def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, rows: int, options) -> None:
     whole = learn(seed=3, **options)
     seen = []

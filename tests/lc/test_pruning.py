@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import summands as sm
 from summands.errors import ArgumentError, MismatchError, PlanError, TrainingError
 from summands.lc import TrainingLearner
-from summands.lc.finetune import Continuous
+from summands.lc.finetune import Trainable
 from summands.records import Verdict
 from summands.zoo.data import load
 from summands.zoo.train import error
@@ -253,6 +253,6 @@ def test_training_keeps_the_memory_format_of_a_weight(channels: int) -> None:
     model = nn.Sequential(nn.Conv2d(channels, 4, 3)).to(memory_format=torch.channels_last)
     strides = model[0].weight.stride()
     forms = sm.compress(model, sm.Plan({"*": "Prune(keep=0.5)"})).forms
-    with Continuous(forms).installed(model):
+    with Trainable(forms).installed(model):
         assert model[0].weight.stride() == strides
     assert model[0].weight.stride() == strides

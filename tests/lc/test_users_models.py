@@ -337,3 +337,42 @@ def test_the_unit_of_a_distance_is_one():
     plan = sm.Plan({"*.weight": "Quantize(8)"}, ignore=["*.bias"])
     history = sm.compress(model, plan, calibration=batches, posttraining=options).history
     assert history[0].loss == pytest.approx(history[1].loss, rel=0.5)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.logits, self.rebuilt = nn.Linear(24, 16), nn.Linear(16, 4), nn.Linear(16, 24)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        h = self.body(x).relu()
+        return {"logits": self.logits(h), "rebuilt": self.rebuilt(h)}
+
+
+def test_an_output_that_is_not_compared_is_not_lost() -> None:
+    """Calibration compares the first; what leads to another counts as weights do in the mean, and says so."""
+    plan = sm.Plan({"*.weight": "Grid('auto')"}, ignore=["*.bias"])
+    result = sm.compress(TwoHeads(), plan, budget="6x", calibration=list(X.split(16)))
+    assert result.relative_errors["rebuilt.weight"] < 0.2
+    notes = {layer.name: layer.note for layer in result.layers}
+    assert "does not feel it" in notes["rebuilt.weight"] and not notes["logits.weight"]
+
+
+def test_a_loader_that_shuffles_repeats_and_leaves_random_numbers_alone(tmp_path) -> None:
+    loader = torch.utils.data.DataLoader(X, batch_size=16, shuffle=True)
+    model, plan = network(norm=True), sm.Plan({"*.weight": "Grid('auto')"}, ignore=["*.bias", "BatchNorm1d"])
+    before = torch.get_rng_state()
+    files = []
+    for name in ("a", "b"):
+        sm.compress(model, plan, budget="6x", calibration=loader, seed=3).save(tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    sm.compress(model, sm.Plan({"*.weight": "Prune(keep=0.5)"}, ignore=plan.ignore), inputs=loader)
+    assert files[0] == files[1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("plan", [{"*": "Quantize(2)"}, "Quantize(2)", None])
+def test_a_plan_of_another_type(plan) -> None:
+    with pytest.raises(sm.SummandsError, match="plan must be a Plan, got"):
+        sm.compress(network(), plan)

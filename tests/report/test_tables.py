@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from summands.records import RunRecord, SearchRecord, StepRecord
-from summands.report.progress import SearchProgress
-from summands.report.tables import runs_table, trials_table
+import pytest
+import torch
+
+import summands as sm
+from summands.records import LayerRecord, RunRecord, SearchRecord, StepRecord
+from summands.report.progress import SearchProgress, StepProgress
+from summands.report.tables import layer_line, runs_table, trials_table
 
 SEARCH = SearchRecord("net", "", 8000, 0.9, {})
 STEPS = tuple(StepRecord("lc", i, 1.0, None, 0.1, 2.0, 400, 1.0, 1.0, 1.0) for i in range(3))
@@ -50,3 +54,24 @@ def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
     with SearchProgress(4, quiet=True) as progress:
         progress([FINISHED])
     assert capsys.readouterr() == ("", "")
+
+
+def test_names_are_shown_as_they_are(tmp_path) -> None:
+    names = ["blk[main].weight", "blk[aux].weight", "a[/x].weight", "red\x1b[31m"]
+    result = sm.compress({name: torch.randn(4, 4) for name in names}, sm.Plan({"*": "Prune(keep=0.5)"}))
+    shown = [line.split()[0] for line in str(result).splitlines()[1:5]]
+    assert sorted(shown) == sorted([*names[:3], "red\\x1b[31m"])
+    layer = LayerRecord("a[/x].weight", 0.5, 0.1, 2.0, 10, 0)
+    for line in (layer_line(layer), layer_line(replace(layer, name="red\x1b[31m"))):
+        assert "\x1b" not in line
+    StepProgress(1)(layer)
+
+
+def test_a_weight_of_negative_zeros_has_not_changed() -> None:
+    tensors = {"w": torch.tensor([[-0.0, -0.0]]), "v": torch.randn(4, 4)}
+    assert sm.compress(tensors, sm.Plan({"*": "Prune(keep=0.5)"})).relative_errors["w"] == 0
+
+
+def test_nothing_by_the_papers_accounting() -> None:
+    result = sm.compress(torch.nn.Linear(4, 4, bias=False), sm.Plan({"*": "LowRank(0)"}))
+    assert result.paper_ratio == float("inf")

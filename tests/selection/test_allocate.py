@@ -204,3 +204,8 @@ def test_the_weights_of_one_task_are_filled_one_by_one() -> None:
     assert allocate(one, weights, project, Limit(70, measure=measure)).size == 60
     whole = [Task("both", ("0", "1"), Choice(made[0].candidates, per="task"))]
     assert allocate(whole, weights, project, Limit(70, measure=measure)).size == 10
+
+
+def test_a_tiny_grid_with_room_for_more_than_its_most_bits() -> None:
+    weights = {"w": torch.randn(2, generator=torch.Generator().manual_seed(2))}
+    assert sm.compress(weights, sm.Plan({"w": "Grid('auto')"}), budget=41).size_bytes <= 41

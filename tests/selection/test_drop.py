@@ -81,6 +81,15 @@ def test_training_makes_it_smaller_in_a_bounded_number_of_runs(tmp_path) -> None
     assert again.size_bytes == trained.size_bytes and again.metadata["tried"] == trained.metadata["tried"]
 
 
+def test_no_trained_run_is_larger_than_what_is_good_already() -> None:
+    model, evaluate, _ = problem()
+    direct = sm.compress(model, PLAN, budget="0.02 drop", evaluate=evaluate)
+    options = {"schedule": sm.Schedule(steps=1), "train": lambda model, penalty, step: 0 * float(penalty().detach())}
+    found = sm.compress(model, PLAN, budget="0.02 drop", evaluate=evaluate, drop_runs=4, **options)
+    trained = found.metadata["tried"][len(direct.metadata["tried"]) :]
+    assert len(trained) > 1 and all(size < direct.size_bytes for size, _ in trained)
+
+
 def test_an_impossible_drop_names_the_nearest() -> None:
     model, evaluate, _ = problem()
     plan = sm.Plan({"0.weight": "Prune(keep=0.0)", "2.weight": "Prune('auto')"}, ignore=["*.bias"])

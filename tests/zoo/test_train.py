@@ -180,6 +180,9 @@ def test_error_and_loss_are_means_over_all_images_and_keep_the_mode():
         expected = nn.functional.cross_entropy(outputs.flatten(1), labels)
         assert mean_loss(model, outputs, labels, batch=2) == pytest.approx(float(expected))
         assert model.training is mode
+    frozen = nn.Sequential(Fixed(), Fixed().eval())
+    error(frozen, outputs, labels)
+    assert frozen.training and frozen[0].training and not frozen[1].training
 
 
 def test_denormals_are_flushed_inside_and_as_before_outside():

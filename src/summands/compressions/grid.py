@@ -26,6 +26,7 @@ Forms = Mapping[str, Form]
 _LARGEST = 1e150
 """Of the entries, whose squares are summed in float64."""
 _MOST = 2**20
+_MOST_BITS = 16
 _SAMPLE = 2**15
 _USUAL_SHARE = 0.55
 """What a trellis makes of the step, about: it has twice as many levels for nearly the same error."""
@@ -77,7 +78,9 @@ class Grid(Compression):
             raise ArgumentError(must("Grid", "given either a step or bits_per_weight", given))
         if self.step is not None and self.step != "auto" and not _is_positive(self.step):
             raise ArgumentError(must("Grid(step)", "a finite number above 0, or 'auto'", self.step))
-        if self.bits_per_weight is not None and not (_is_positive(self.bits_per_weight) and self.bits_per_weight <= 16):
+        if self.bits_per_weight is not None and not (
+            _is_positive(self.bits_per_weight) and self.bits_per_weight <= _MOST_BITS
+        ):
             raise ArgumentError(must("Grid(bits_per_weight=...)", "a number in (0, 16]", self.bits_per_weight))
         if not (type(self.dead_zone) in (int, float) and 0.5 <= self.dead_zone <= 1.5):
             raise ArgumentError(must("Grid(dead_zone=...)", "in [0.5, 1.5]", self.dead_zone))
@@ -125,7 +128,7 @@ class Grid(Compression):
             return self
         (form,) = now.values()
         assert isinstance(form, (GridForm, Trellis))
-        return replace(self, step=None, bits_per_weight=(_level_bits(form) + bits) / form.size)
+        return replace(self, step=None, bits_per_weight=min((_level_bits(form) + bits) / form.size, _MOST_BITS))
 
     def penalty(self, step: float) -> float:
         """What a level other than 0 costs, for the dead zone: (2 z - 1) s^2."""

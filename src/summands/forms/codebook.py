@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -25,6 +25,7 @@ class Codebook(ElementwiseForm):
     """
 
     continuous: ClassVar[tuple[str, ...]] = ("values",)
+    is_assigned: ClassVar[bool] = True
     values: Tensor
     codes: Tensor
     axis: int | None = None
@@ -55,6 +56,17 @@ class Codebook(ElementwiseForm):
 
     def paper_bits(self, billed: set[int]) -> float:
         return math.ceil(math.log2(max(self.values.shape[-1], 1))) * self.size + tensor_bits(self.values, billed)
+
+    def reassigned(self, dense: Tensor, dead_zone: float = 0.5) -> Self:
+        values, order = self.values.detach().sort(-1)
+        middles = (values[..., 1:] + values[..., :-1]) / 2
+        if self.axis is None:
+            ranks = torch.bucketize(dense, middles)
+            return replace(self, codes=order[ranks].to(self.codes.dtype))
+        slices = dense.movedim(self.axis, 0)
+        ranks = torch.searchsorted(middles, slices.reshape(slices.shape[0], -1).contiguous())
+        codes = order.gather(1, ranks).reshape(slices.shape).movedim(0, self.axis)
+        return replace(self, codes=codes.contiguous().to(self.codes.dtype))
 
     def split(self, shapes: Sequence[torch.Size], dtypes: Sequence[torch.dtype]) -> list[Self]:
         runs = self.codes.split([s.numel() for s in shapes])

@@ -33,6 +33,10 @@ class Form(ABC):
     """True when every entry of the weight is linear in one entry of each of these, the others fixed."""
     scaling: ClassVar[str | None] = None
     """The one of them, if any, that multiplies all the weight, or each slice, and may be stored in few bits."""
+    is_assigned: ClassVar[bool] = False
+    """True when every entry of the weight is one of a few values, whichever it is: `reassigned` chooses anew."""
+    has_dead_zone: ClassVar[bool] = False
+    """True when it heeds the one of `reassigned`."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -59,6 +63,14 @@ class Form(ABC):
     def replace_part(self, index: int, part: Form) -> Form:
         """This form with one of its `parts()` exchanged."""
         return part
+
+    def reassigned(self, dense: Tensor, dead_zone: float = 0.5) -> Self:
+        """This form, of those that are assigned, with each entry the nearest of its values to `dense`.
+
+        Args:
+            dead_zone: up to how many steps from 0 an entry of a grid is 0 all the same, at least 1/2.
+        """
+        raise NotImplementedError(f"no entry of a {type(self).__name__} is one of a few values")
 
     def facts(self) -> dict[str, int | str]:
         """What a reader of a table wants to know of this form besides its bits: its rank, how many values it has."""
@@ -155,7 +167,7 @@ def relative_error(weight: Tensor, form: Form) -> float:
         return 0.0
     error = float((weight.detach().double() - dense.double()).square().sum())
     norm = float(weight.detach().double().square().sum())
-    return error / norm if norm else math.inf
+    return error / norm if norm else math.inf if error else 0.0
 
 
 def tensor_bits(tensor: Tensor, billed: set[int]) -> int:

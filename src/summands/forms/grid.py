@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -25,6 +25,8 @@ class Grid(ElementwiseForm):
 
     continuous: ClassVar[tuple[str, ...]] = ("step",)
     scaling: ClassVar[str | None] = "step"
+    is_assigned: ClassVar[bool] = True
+    has_dead_zone: ClassVar[bool] = True
     levels: Tensor
     step: Tensor
     axis: int | None = None
@@ -41,6 +43,12 @@ class Grid(ElementwiseForm):
     def paper_bits(self, billed: set[int]) -> float:
         span = int(self.levels.max()) - int(self.levels.min()) + 1 if self.size else 1
         return math.ceil(math.log2(span)) * self.size + tensor_bits(self.step, billed)
+
+    def reassigned(self, dense: Tensor, dead_zone: float = 0.5) -> Self:
+        """A zero stays one: where the others stand is what a sparse grid's bits are spent on."""
+        steps = dense / _each(self.step.detach(), dense.ndim, self.axis)
+        moves = (self.levels != 0) & (steps.abs() >= dead_zone)
+        return replace(self, levels=(steps.round() * moves).to(self.levels.dtype))
 
     def split(self, shapes: Sequence[torch.Size], dtypes: Sequence[torch.dtype]) -> list[Self]:
         runs = self.levels.split([s.numel() for s in shapes])
@@ -64,8 +72,12 @@ class Grid(ElementwiseForm):
 
 def in_steps(levels: Tensor, step: Tensor, axis: int | None) -> Tensor:
     """levels * step, at least in float32, with one step or one for each slice along `axis`."""
-    each = step if axis is None else step.reshape([-1] + [1] * (levels.ndim - 1 - axis))
-    return levels.to(torch.promote_types(step.dtype, torch.float32)) * each
+    return levels.to(torch.promote_types(step.dtype, torch.float32)) * _each(step, levels.ndim, axis)
+
+
+def _each(step: Tensor, dims: int, axis: int | None) -> Tensor:
+    """The step or steps, to be broadcast over entries of so many dimensions."""
+    return step if axis is None else step.reshape([-1] + [1] * (dims - 1 - axis))
 
 
 def check_levels(shape: torch.Size, levels: Tensor, step: Tensor, axis: int | None) -> None:

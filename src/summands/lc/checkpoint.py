@@ -24,7 +24,7 @@ from ..network import state_tensors
 from ..records import StepRecord
 from .state import State
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Checkpoint:
         """A process that is ended at any moment leaves a whole checkpoint."""
         tensors = {f"model.{name}": t for name, t in state_tensors(model).items()}
         tensors |= {f"multiplier.{name}": t for name, t in state.multipliers.items()}
-        tensors |= {f"continuous.{i:04d}": t for i, t in enumerate(state.continuous or [])}
+        tensors |= {f"trainable.{i:04d}": t for i, t in enumerate(state.trainable or [])}
         tensors |= {"forms": _bytes(to_bytes(state.forms)), "best": _bytes(to_bytes(state.best))}
         plain = {
             "version": _VERSION,
@@ -85,7 +85,7 @@ class Checkpoint:
         device = next(iter(own.values())).device
         if self.load_state is not None and plain["user"] is not None:
             self.load_state(_unflatten(plain["user"], tensors))
-        continuous = [tensors[name].to(device) for name in sorted(tensors) if name.startswith("continuous.")]
+        trainable = [tensors[name].to(device) for name in sorted(tensors) if name.startswith("trainable.")]
         return State(
             forms=_forms(tensors["forms"], device),
             multipliers={
@@ -98,7 +98,7 @@ class Checkpoint:
             phase=plain["phase"],
             index=plain["index"],
             price=plain["price"],
-            continuous=continuous or None,
+            trainable=trainable or None,
             history=[StepRecord(**row) for row in plain["history"]],
         )
 

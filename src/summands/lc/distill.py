@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..forms import Form
 from ..network import feed, load_into, snapshot
 from .calibrate import Calibration, Distance, count_answers
-from .finetune import Continuous
+from .finetune import Trainable
 from .observe import answer
 
 
@@ -43,9 +43,9 @@ def distilled(
         restored: puts what moved off its compression's constraint back onto it.
     """
     before = mean_distance(model, data, distance)
-    continuous = Continuous(forms)
+    trainable = Trainable(forms)
     steps = epochs * sum(1 for _ in data.batches)
-    with continuous.installed(model), torch.enable_grad():
+    with trainable.installed(model), torch.enable_grad():
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
         done = 0
         for _ in range(epochs):
@@ -57,7 +57,7 @@ def distilled(
                 distance_of(answer(feed(model, batch)), wanted, distance).backward()
                 optimizer.step()
                 done += 1
-    tuned = restored(continuous.current())
+    tuned = restored(trainable.current())
     load_into(model, {**snapshot(model, {}), **tuned})
     return Tuned(tuned, before, mean_distance(model, data, distance))
 

@@ -55,7 +55,8 @@ def smallest_within(make: Make, allowed: float, price: float, *, runs: int, resu
             except BudgetError:  # below the smallest file that the plan allows
                 return Tried(limit.most, math.inf)
 
-        better, more = smallest(trained, allowed, 2.0 if best else 1.0, tries=runs, close=_CLOSE_RUNS)
+        known = None if best is None else (1.0, best)
+        better, more = smallest(trained, allowed, 2.0 if best else 1.0, tries=runs, close=_CLOSE_RUNS, known=known)
         tried = tried + more
         if better is not None and (best is None or better.size < best.size):
             best = better

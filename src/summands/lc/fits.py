@@ -126,7 +126,7 @@ class LayerFits:
             traces = moments.gram.double().diagonal(dim1=1, dim2=2).sum(1).cpu()
             counts = torch.ones(weight.shape[0], dtype=torch.float64) if rows is None else rows
             trace = float(counts.reshape(len(traces), -1).sum(1) @ traces)
-        return self._total(name) / (2 * trace) if trace else 0.0
+        return (self._total(name) or self._usual(name)) / (2 * trace) if trace else 0.0
 
     def _columns(self, name: str) -> Tensor | None:
         return None if self.sensitivities is None else self.sensitivities[name].columns
@@ -154,6 +154,16 @@ class LayerFits:
             return _OWN
         known = names if any(self._total(n) for n in names) else list(self.sizes)
         return sum(self._total(n) for n in known) / (2 * sum(self.sizes[n] for n in known)) or 1.0
+
+    def _usual(self, name: str) -> float:
+        """What this weight's total would be if its entries counted as all do in the mean.
+
+        Of a weight that what is compared does not feel: another output of the network may.
+        """
+        return sum(self._total(n) for n in self.sizes) * self.sizes[name] / sum(self.sizes.values())
+
+    def _is_felt(self, name: str) -> bool:
+        return bool(self.layers[name].felt) and (self.sensitivities is None or self._total(name) > 0)
 
     def _total(self, name: str) -> float:
         assert self.sensitivities is not None
@@ -195,7 +205,7 @@ class LayerFits:
             bits_per_weight=bits,
             inputs=layer.moments.count,
             moments_bytes=metric.gram.numel() * metric.gram.element_size(),
-            note=metric.note or ("" if layer.felt else "the output does not feel it on these inputs"),
+            note=metric.note or ("" if self._is_felt(name) else "what is compared does not feel it on these inputs"),
         )
 
     # The C step

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from ..plan import Task
 from ..records import StepRecord, Verdict
 from ..selection import Limit
 from .checkpoint import Checkpoint
-from .finetune import Continuous
+from .finetune import Trainable
 from .judge import Evaluate, error_of
 from .learner import Learner, Step
 from .passes import (
@@ -45,6 +46,9 @@ from .training import seeded
 
 _ROOM = 0.002
 """Share of the budget left free in a C step."""
+
+_DEAD_ZONES = tuple(0.5 + i / 256 for i in range(257))
+"""In steps of a grid."""
 
 _CHOOSING = 0.25
 """Share of the steps in which weights choose among candidates; after it each keeps its last choice."""
@@ -199,30 +203,46 @@ class Loop:
             state.phase, state.index = "finetune", 0
             state.forms = {name: state.best[name] for name in state.forms}
             load_into(self.model, state.best)
-        continuous = Continuous(state.forms)
-        if state.continuous is not None:
-            continuous.restore(state.continuous)
+        trainable = Trainable(state.forms, self.schedule.straight_through)
+        if state.trainable is not None:
+            trainable.restore(state.trainable)
         left = self.schedule.finetune - state.index * self.schedule.epochs
         while state.index < total:
             step = Step(state.index, total, 0.0, self._step_seed(state), min(self.schedule.epochs, left))
             began = time.perf_counter()
-            with continuous.installed(self.model):
+            with trainable.installed(self.model):
                 loss = learner.step({}, step)
             learned = time.perf_counter() - began
-            if not (self._healthy(loss) and all(bool(torch.isfinite(t).all()) for t in continuous.values())):
+            if not (self._healthy(loss) and all(bool(torch.isfinite(t).all()) for t in trainable.values())):
                 return False
             began = time.perf_counter()
             tasks = settled(self.tasks, state.forms)
-            tuned = back_on_constraints(tasks, continuous.current(), state.price)
+            self._set_dead_zone(trainable)
+            tuned = back_on_constraints(tasks, trainable.current(), state.price)
             fitted = self._fitted(state, tasks, tuned)
             if fitted is not tuned:
-                state.forms, continuous = fitted, Continuous(fitted)
+                state.forms, trainable = fitted, Trainable(fitted, self.schedule.straight_through)
             compressed = time.perf_counter() - began
             self._measure(state, "finetune", state.index, 0.0, loss, learned, compressed, fitted)
             state.index, left = state.index + 1, left - step.epochs
-            state.continuous = continuous.values()
+            state.trainable = trainable.values()
             self._save(state)
         return True
+
+    def _set_dead_zone(self, trainable: Trainable) -> None:
+        """Makes it as small as the limit allows, or as large as it may be: latents near 0 become zeros, and may return.
+
+        Until the next step training sees the zeros, and moves the other weights to make up for them.
+        """
+        if self.limit is None or not trainable.has_dead_zone:
+            return
+        limit = _with_room(self.limit)
+
+        def is_over(dead_zone: float) -> bool:
+            trainable.dead_zone = dead_zone
+            return limit.measure(snapshot(self.model, trainable.current())) > limit.most
+
+        trainable.dead_zone = _DEAD_ZONES[bisect_left(_DEAD_ZONES[:-1], True, key=lambda zone: not is_over(zone))]
 
     def _fitted(self, state: State, tasks: Sequence[Task], tuned: dict[str, Form]) -> dict[str, Form]:
         """The same forms, or smaller ones near them where their trained values cost more than the limit."""

@@ -7,7 +7,6 @@ called several times, is seen at each product; and one that no such product uses
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ def check_calibration(model: nn.Module, calibration: Inputs) -> int:
     if isinstance(calibration, Tensor):  # whose entries along the first axis would be taken for batches
         shape = tuple(calibration.shape)
         raise CalibrationError(must("calibration", "a list of batches", f"a tensor of {shape}", "pass [tensor]"))
-    if iter(calibration) is calibration or inspect.isgenerator(calibration):
+    if isinstance(calibration, Iterator):
         allowed, got = "a list or a DataLoader, to be run through again and again", type(calibration).__name__
         raise CalibrationError(must("calibration", allowed, got))
     count = 0

@@ -34,6 +34,7 @@ from .options import PostTraining
 from .passes import back_on_constraints, settled, shrunk
 from .precision import coarsened, finer_bytes
 from .statistics import StatisticsShift, halve_statistics
+from .training import seeded
 
 Report = Callable[[StepRecord | LayerRecord], None]
 
@@ -69,7 +70,14 @@ class PostTrainer:
     _projected: int = 0  # bytes at the last projection, with the statistics of then
 
     def run(self) -> tuple[Network, list[StepRecord], list[LayerRecord], Verdict]:
-        """The compressed network, the history, a record of every weight, and how it ended."""
+        """The compressed network, the history, a record of every weight, and how it ended.
+
+        torch's random numbers are seeded inside: a DataLoader that shuffles gives the same batches for the same seed.
+        """
+        with seeded(self.seed, next(self.model.parameters()).device):
+            return self._run()
+
+    def _run(self) -> tuple[Network, list[StepRecord], list[LayerRecord], Verdict]:
         self._check_limit()
         self.model.eval()
         self._began = time.perf_counter()

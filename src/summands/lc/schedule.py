@@ -23,6 +23,8 @@ class Schedule:
         epochs: epochs of training in each L step.
         finetune: epochs after the loop in which the continuous parts (codebook values, factors, kept values, biases)
             train with the discrete parts frozen.
+        straight_through: fine-tuning moves the discrete parts too: every entry of a codebook or grid follows a latent
+            weight, which trains as if nothing had been rounded; a grid's zeros stay.
         method: "augmented_lagrangian" keeps multipliers and needs no mu -> infinity; "quadratic_penalty" does not.
         tolerance: stop once ||w - Delta|| / ||w|| is below it.
         budget_start: the budget of the first C step, as a multiple of the budget, which is reached after two thirds of
@@ -38,6 +40,7 @@ class Schedule:
     growth: float = 1.2
     epochs: int = 1
     finetune: int = 0
+    straight_through: bool = False
     method: Literal["augmented_lagrangian", "quadratic_penalty"] = "augmented_lagrangian"
     tolerance: float = 1e-4
     budget_start: float = 1.0

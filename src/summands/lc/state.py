@@ -22,7 +22,7 @@ class State:
         best: the best network so far, and `best_error` its error.
         phase, index: "lc" or "finetune", and the number of the next step in it.
         price: at which the last budget was met.
-        continuous: when fine-tuning, the continuous tensors at full precision.
+        trainable: when fine-tuning, the tensors that train, at full precision.
     """
 
     forms: dict[str, Form]
@@ -32,5 +32,5 @@ class State:
     phase: str = "lc"
     index: int = 0
     price: float | None = None
-    continuous: list[Tensor] | None = None
+    trainable: list[Tensor] | None = None
     history: list[StepRecord] = field(default_factory=list)

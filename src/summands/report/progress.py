@@ -22,7 +22,7 @@ class StepProgress:
         self._bar: Progress | None = None
         if self._console.is_terminal and not quiet:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -46,7 +46,7 @@ class StepProgress:
     def __call__(self, row: StepRecord | LayerRecord) -> None:
         line = layer_line(row) if isinstance(row, LayerRecord) else step_line(row)
         if self._bar is None:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             advance = 1 if isinstance(row, LayerRecord) or row.phase in ("lc", "finetune") else 0
             self._bar.update(self._job, advance=advance, description=line)

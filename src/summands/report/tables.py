@@ -6,8 +6,8 @@ import io
 from collections.abc import Collection, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..records import (
     DeclaredRecord,
@@ -38,7 +38,7 @@ def result_table(rows: Sequence[WeightRecord], size_bytes: int, reference_bytes:
     for row in rows:
         parts = ", ".join(f"{kind} {bits / row.size if row.size else 0:.3f}" for kind, bits in row.parts)
         error = "" if row.relative_error is None else f"{row.relative_error:.4f}"
-        table.add_row(row.name, _shape(row.shape), row.rule, parts, f"{row.bits_per_weight:.3f}", error)
+        _add(table, row.name, _shape(row.shape), row.rule, parts, f"{row.bits_per_weight:.3f}", error)
     return f"{render(table)}\n\n{size_line(size_bytes, reference_bytes)}\n{verdict.value}"
 
 
@@ -47,7 +47,7 @@ def declared_table(rows: Sequence[DeclaredRecord]) -> str:
     table = Table("weight", "shape", "dtype", "form", box=None, pad_edge=False)
     table.add_column("dense bytes", justify="right")
     for row in rows:
-        table.add_row(row.name, _shape(row.shape), row.dtype, row.kind, f"{row.dense_bytes:,}")
+        _add(table, row.name, _shape(row.shape), row.dtype, row.kind, f"{row.dense_bytes:,}")
     return render(table)
 
 
@@ -59,7 +59,7 @@ def limits_table(rows: Sequence[LimitRecord]) -> str:
     for row in rows:
         rates = (row.bits_per_weight, row.rate_distortion, row.shannon, row.laplace)
         change = f"{row.relative_error:.5f}"
-        table.add_row(row.name, _shape(row.shape), row.kind, change, *(f"{rate:.3f}" for rate in rates))
+        _add(table, row.name, _shape(row.shape), row.kind, change, *(f"{rate:.3f}" for rate in rates))
     return render(table)
 
 
@@ -69,7 +69,7 @@ def fit_table(rows: Sequence[FitRecord]) -> str:
     for heading in ("entries", "mean magnitude", "kurtosis (Laplace 6)", "distance to the fit"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(row.name, f"{row.size:,}", f"{row.mean:.4g}", f"{row.kurtosis:.2f}", f"{row.distance:.3f}")
+        _add(table, row.name, f"{row.size:,}", f"{row.mean:.4g}", f"{row.kurtosis:.2f}", f"{row.distance:.3f}")
     return render(table)
 
 
@@ -82,7 +82,7 @@ def rates_table(rows: Sequence[RateRecord]) -> str:
     for row in rows:
         rates = (row.laplace, row.histogram, row.embedded, row.paper, row.authors)
         name, last = ("" if row.name == last else row.name), row.name
-        table.add_row(name, f"{row.distortion:g}", *(f"{rate:.4g}" for rate in rates))
+        _add(table, name, f"{row.distortion:g}", *(f"{rate:.4g}" for rate in rates))
     return render(table)
 
 
@@ -92,7 +92,7 @@ def trials_table(rows: Sequence[tuple[str, str, str, int]]) -> str:
     table.add_column("most bytes", justify="right")
     table.add_column("folder")
     for name, combination, budget, limit in rows:
-        table.add_row(escape(combination), budget, f"{limit:,}", name)
+        _add(table, combination, budget, f"{limit:,}", name)
     return f"{render(table)}\n\n{len(rows)} runs"
 
 
@@ -104,15 +104,16 @@ def runs_table(search: SearchRecord, runs: Sequence[RunRecord], best: Collection
     table.add_column("outcome")
     for run in runs:
         size = run.size_bytes
-        table.add_row(
+        _add(
+            table,
             "*" if run.id in best else "",
-            escape(run.combination),
+            run.combination,
             run.budget,
             "" if run.error is None else f"{run.error:.4g}",
             "" if size is None else f"{size:,}",
             "" if size is None else f"{search.reference_bytes / size:.1f}x",
             f"{run.seconds:.0f}",
-            escape(outcome(run)),
+            outcome(run),
         )
     error = "" if search.reference_error is None else f", error {search.reference_error:.4g}"
     return f"{render(table, 200)}\n\nreference: {search.reference_bytes:,} bytes{error}; * on the front"
@@ -142,7 +143,21 @@ def layer_line(row: LayerRecord) -> str:
     """One weight of post-training on one line."""
     error = "" if row.relative_error is None else f"  output error {row.relative_error:.5f}"
     note = f"  ({row.note})" if row.note else ""
-    return f"{row.name}  {row.bits_per_weight:.2f} bits/weight{error}  distance {row.distance:.2e}{note}"
+    return f"{printable(row.name)}  {row.bits_per_weight:.2f} bits/weight{error}  distance {row.distance:.2e}{note}"
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row of cells as they are, since names may look like markup; what a terminal would obey is shown escaped."""
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters written as escapes.
+
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -21,7 +21,13 @@ class Tried:
 
 
 def smallest(
-    run: Callable[[float], Tried], allowed: float, start: float, *, tries: int, close: float = 0.01
+    run: Callable[[float], Tried],
+    allowed: float,
+    start: float,
+    *,
+    tries: int,
+    close: float = 0.01,
+    known: tuple[float, Tried] | None = None,
 ) -> tuple[Tried | None, list[Tried]]:
     """The smallest of the networks tried whose error is at most `allowed`, None if there is none; and all of them.
 
@@ -29,8 +35,11 @@ def smallest(
     it is turned by growing steps to find a network on either side, then halved in the logarithm, until the next smaller
     one that fails is within the share `close` in size, or after `tries` networks. Errors measured on data are not
     monotone: what is returned holds, and the one that failed beside it may have been bad luck.
+
+    Args:
+        known: a knob and its network that is good enough, which is not tried again.
     """
-    good: list[tuple[float, Tried]] = []
+    good: list[tuple[float, Tried]] = [] if known is None else [known]
     bad: list[tuple[float, Tried]] = []
     tried: list[Tried] = []
     knob, step = start, 1.5

@@ -258,14 +258,15 @@ class Batches:
 def _mean_over(
     model: nn.Module, images: Tensor, labels: Tensor, batch: int, total: Callable[[Tensor, Tensor], Tensor]
 ) -> float:
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.inference_mode():
             pairs = zip(images.split(batch), labels.split(batch), strict=True)
             return sum(float(total(model(x), y)) for x, y in pairs) / len(labels)
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _fit_with_checkpoints(
