@@ -130,7 +130,8 @@ def loss_levels(original: Row) -> list[tuple[str, float]]:
 def _summary(figures: Row) -> str:
     if figures["nncodec"] != "measured":
         return f"NNCodec: {figures['nncodec']}"
-    same = [(row["bits_per_weight"], row["bytes"] / row["nncodec_bytes"]) for row in figures["sizes"]]
+    measured = [row for row in figures["sizes"] if row["nncodec_bytes"]]
+    same = [(row["bits_per_weight"], row["bytes"] / row["nncodec_bytes"]) for row in measured]
     low = [ratio for bits, ratio in same if bits < 1]
     whole, tested = (
         [
@@ -140,6 +141,8 @@ def _summary(figures: Row) -> str:
         ]
         for images in (5_000, 0)
     )
+    if not same or not whole:
+        return "NNCodec: measured on too few of these networks for a comparison"
     most = max(ratio for _, ratio in same)
     return (
         "Our bytes / NNCodec's\n"

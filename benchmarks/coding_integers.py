@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from benchmarks import nncodec
@@ -44,6 +45,7 @@ def rows(name: str, weights: Mapping[str, Tensor]) -> Iterator[Row]:
         levels = {n: rounded(w, step) for n, w in chosen.items()}
         size = memory.once(key_of(*facts, code), partial(_size, levels))
         others = memory.once(key_of(*facts, peer), partial(_others, levels))
+        others |= memory.once(key_of(*facts, "static models"), partial(static, levels))
         bits = 8 * size / count
         yield {"network": name, "step": step, "entries": count, "bits_per_weight": bits, "bytes": size, **others}
 
@@ -58,7 +60,6 @@ def _others(levels: Levels) -> Row:
         "entropy_bytes": sum(entropy(x) * x.size for x in levels.values()) / 8,
         "huffman_bytes": sum(map(_huffman_bits, levels.values())) / 8,
         "sparse_huffman_bytes": sum(map(_sparse_huffman_bits, levels.values())) / 8,
-        **_static(levels),
         **_general(levels),
     }
 
@@ -104,10 +105,10 @@ def _sparse_huffman_bits(levels: np.ndarray) -> float:
     return (_huffman_bits(kept) if kept.size else 0) + kept.size * index_bits + pointers
 
 
-def _static(levels: Levels) -> dict[str, int]:
+def static(levels: Levels) -> dict[str, int]:
     """constriction's range coder with static models for each tensor.
 
-    A histogram costs 4 bytes for each value that occurs; a Laplace distribution, of the least-squares scale, 8 in all.
+    A histogram costs 4 bytes for each value that occurs; a Laplace distribution, of the likeliest scale, 8 in all.
     """
     import constriction
 
@@ -118,7 +119,7 @@ def _static(levels: Levels) -> dict[str, int]:
             sizes = {key: size + 8 for key, size in sizes.items()}
             continue
         low, high = int(values[0]), int(values[-1])
-        scale = max(float(np.abs(x).mean()), 0.05)
+        scale = likeliest_scale(values, counts)
         models = {
             "constriction_bytes": (
                 constriction.stream.model.Categorical(counts / counts.sum(), perfect=False),
@@ -132,6 +133,19 @@ def _static(levels: Levels) -> dict[str, int]:
             encoder.encode(symbols.reshape(-1).astype(np.int32), model)
             sizes[key] += 4 * len(encoder.get_compressed()) + table
     return sizes
+
+
+def likeliest_scale(values: np.ndarray, counts: np.ndarray) -> float:
+    """b of the Laplace distribution whose rounded values fit these integers best, by maximum likelihood."""
+    magnitudes = np.abs(values).astype(np.float64)
+
+    def bits(log_scale: float) -> float:
+        b = math.exp(log_scale)
+        near, far = np.maximum(magnitudes - 0.5, 0) / b, (magnitudes + 0.5) / b
+        shares = np.where(magnitudes == 0, -np.expm1(-0.5 / b), (np.exp(-near) - np.exp(-far)) / 2)
+        return -float(counts @ np.log2(np.maximum(shares, 1e-300)))
+
+    return math.exp(minimize_scalar(bits, bounds=(math.log(0.02), math.log(1e5)), method="bounded").x)
 
 
 def _general(levels: Levels) -> dict[str, int]:

@@ -26,7 +26,7 @@ from rich.table import Table
 import summands as sm
 from benchmarks import additive
 from benchmarks.coding import curve
-from benchmarks.hull import bytes_at
+from benchmarks.hull import bytes_at, is_bound
 from benchmarks.jobs import Row, checkpoint, run_jobs
 from benchmarks.record import read_result
 from summands.lc.training import Train
@@ -193,7 +193,8 @@ def table(rows: Sequence[Row]) -> str:
         at = statistics.mean(row["test_error"] for row in own if row["codec"] == "original")
         for points in POINTS:
             sizes = [bytes_at(curve(own, way, 0), points) for way in ways]
-            texts = ["-" if size is None else f"{size:,.0f}" for size in sizes]
+            bounds = ["<= " * is_bound(curve(own, way, 0), points) for way in ways]
+            texts = ["-" if s is None else f"{bound}{s:,.0f}" for s, bound in zip(sizes, bounds, strict=True)]
             ratios = [f"{size / sizes[0]:.2f}" if size and sizes[0] else "-" for size in sizes[1:]]
             out.add_row(label if points == POINTS[0] else "", f"{at:.2f} + {points} %", *texts, *ratios)
     return render(out, 160)

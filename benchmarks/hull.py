@@ -44,6 +44,16 @@ def bytes_at(points: Iterable[Point], loss: float) -> float | None:
     return hull[-1][1]
 
 
+def is_bound(points: Iterable[Point], loss: float) -> bool:
+    """True where `bytes_at` is no more than a bound: no file that was made loses as much, and smaller ones might do.
+
+    >>> is_bound([(0.0, 100), (1.0, 10)], 0.5), is_bound([(0.0, 100), (1.0, 10)], 1.5)
+    (False, True)
+    """
+    hull = lower_hull(points)
+    return bool(hull) and loss > hull[-1][0]
+
+
 def _turns_up(a: Point, b: Point, c: Point) -> bool:
     """True when b lies below the straight line from a to c, in log bytes."""
     (x, p), (y, q), (z, r) = a, b, c

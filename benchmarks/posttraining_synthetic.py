@@ -3,12 +3,13 @@
 The weight is 0.05 Laplace + 0.03 A B of rank 12, 128 x 192; its inputs have covariances of four spectra. `sums` has
 tr(E H E') / tr(W H W') of a codebook of 2 or 4 values + rank 8 + 2 % free entries: block alternation in the plain
 norm, under the diagonal of H (as OATS and SLiM scale), under H in full, once through in sequence, and ours (the LC
-loop with the quadratic learner, then polish). Every rival alternates for as many CPU seconds as ours took, from five
-starts or more, and its best iterate by the true error counts. `grids` has the bits a weight, as measured by the coder,
+loop with the quadratic learner, then polish). Every rival alternates for as many CPU seconds as ours took, from as many
+starts as that allows (4 to 17 in the plain norm and under the diagonal, 1 to 4 under H in full, each to its end), and
+its best iterate by the true error counts. `grids` has the bits a weight, as measured by the coder,
 of integer grids at the same output error: rounding to nearest, GPTQ, and our sweep that pays for bits, with one step
 and with a step a channel.
 
-    python -m benchmarks.posttraining_synthetic
+    python -m benchmarks.posttraining_synthetic --fresh     # without: only the seeds that the result lacks
 """
 
 from __future__ import annotations

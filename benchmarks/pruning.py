@@ -286,7 +286,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
                 style = "--" if way in CODED else "-"
                 colour = f"C{i if way in RULES else RULES.index(way.removeprefix('coded '))}"
                 axes.plot(*means, style, color=colour, marker="o", ms=3, lw=1.2, label=way)
-            axes.axhline(own[0]["reference_error"], color="black", lw=0.8)
+            axes.axhline(_mean(own, "reference_error"), color="black", lw=0.8)
             axes.set(title=f"{name}, {kind}", ylabel="error, %", yscale="symlog", ylim=(0, 100))
             axes.set(xlabel="bytes of the file" if place == "file_bytes" else "zeros, %", xscale="log")
         shown = sorted({row["level"] for row in own})

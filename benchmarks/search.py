@@ -82,7 +82,7 @@ def figures(name: str, folder: Path) -> dict[str, Any]:
     picture = RESULTS / f"search-{name}.svg"
     picture.write_text(standalone(plane(search, runs, best, named=True)) + "\n")
     rows = []
-    for run in sorted(runs, key=lambda run: subject.budgets.index(run.budget)):
+    for run in sorted(runs, key=lambda run: -run.limit):
         test_error = None
         if run.status == "finished":
             network = sm.load(folder / run.id / "model.sums", into=reference(subject.reference).model)

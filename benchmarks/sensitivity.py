@@ -1,6 +1,6 @@
 """Issue: does it help to spend bytes where the loss minds? LeNet-300-100 on MNIST, compressed directly.
 
-The same plan and bytes with squared errors as they are, weighted entry by entry by the Fisher diagonal (mean squared
+The same plan and budget with squared errors as they are, weighted entry by entry by the Fisher diagonal (mean squared
 gradients of the loss over 2,000 training images, one by one), and weighted weight by weight by the measured rise of the
 training loss under noise. No training. Loss and error are those of the whole test set, measured once for each file.
 """

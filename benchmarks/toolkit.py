@@ -4,7 +4,7 @@
 
 CHECKOUT is a copy of that repository; nothing of it is contained here. Its modules run as they are, except that NumPy
 gets back the alias `np.int`, which it needs. Errors are squared, over all three layers together unless the row says
-otherwise; times are CPU seconds on one thread.
+otherwise; times are CPU seconds on one thread, the best of three of ours once warm, one call of the toolkit's.
 """
 
 from __future__ import annotations

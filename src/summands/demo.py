@@ -118,7 +118,7 @@ def run_demo(folder: Path, data_name: str, seed: int, say: Callable[[str], None]
         seconds=time.perf_counter() - began,
         file=str(file),
         picture=str(picture),
-        table=result_table(result.rows(), size, result.reference_bytes, result.verdict),
+        table=result_table(result.rows(), size, result.reference_bytes, result.verdict, result.kept),
     )
 
 

@@ -27,7 +27,7 @@ class Verdict(Enum):
         "these, all entries count alike. See `note` in `result.layers`; give inputs that use them if the network can "
         "(cells of recurrent layers and transposed convolutions are not seen), or leave them under `ignore`."
     )
-    FINETUNED = "The continuous parts were fine-tuned after direct compression."
+    FINETUNED = "The file holds a fine-tuned iterate: its parts trained while they stayed compressed."
     BUDGET_NOT_FILLED = (
         "The file is more than 1 % below the budget: what the plan leaves open grows in steps longer than the rest, "
         "or would raise the error. Make more hyperparameters 'auto', or add a part such as Prune('auto')."

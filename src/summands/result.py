@@ -78,7 +78,12 @@ class Result:
     @property
     def error(self) -> float | None:
         """What `evaluate` returned for this network; None without it, and where no iterate fitted the budget."""
-        return next((row.error for row in reversed(self.history) if row.best), None)
+        return None if self.kept is None else self.kept.error
+
+    @property
+    def kept(self) -> StepRecord | None:
+        """The row of the history that this network is; None where no iterate fitted the budget."""
+        return next((row for row in reversed(self.history) if row.best), None)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every dense tensor by name."""
@@ -141,4 +146,5 @@ class Result:
 
     def __str__(self) -> str:
         notes = [f"{layer.name}: {layer.note}" for layer in self.layers if layer.note]
-        return "\n".join([result_table(self.rows(), self.size_bytes, self.reference_bytes, self.verdict), *notes])
+        table = result_table(self.rows(), self.size_bytes, self.reference_bytes, self.verdict, self.kept)
+        return "\n".join([table, *notes])

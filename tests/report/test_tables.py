@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import summands as sm
-from summands.records import LayerRecord, RunRecord, SearchRecord, StepRecord
+from summands.records import LayerRecord, RunRecord, SearchRecord, StepRecord, Verdict
 from summands.report.progress import SearchProgress, StepProgress
-from summands.report.tables import layer_line, runs_table, trials_table
+from summands.report.tables import layer_line, result_table, runs_table, trials_table
 
 SEARCH = SearchRecord("net", "", 8000, 0.9, {})
 STEPS = tuple(StepRecord("lc", i, 1.0, None, 0.1, 2.0, 400, 1.0, 1.0, 1.0) for i in range(3))
@@ -75,3 +75,9 @@ def test_a_weight_of_negative_zeros_has_not_changed() -> None:
 def test_nothing_by_the_papers_accounting() -> None:
     result = sm.compress(torch.nn.Linear(4, 4, bias=False), sm.Plan({"*": "LowRank(0)"}))
     assert result.paper_ratio == float("inf")
+
+
+def test_the_file_is_said_to_be_the_iterate_that_it_is() -> None:
+    history = [StepRecord("lc", i, 1.0, None, 0.1, 2.0 + i, 90, 1.0, 1.0, 1.0, best=i < 2) for i in range(4)]
+    line = result_table((), 90, 900, Verdict.STEPS_USED, history[1]).splitlines()[-2]
+    assert line == "file_bytes=90  ratio=10.0x  (of 900 bytes)  error=3 (lc 1)"

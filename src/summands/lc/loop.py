@@ -49,6 +49,7 @@ _ROOM = 0.002
 
 _DEAD_ZONES = tuple(0.5 + i / 256 for i in range(257))
 """In steps of a grid."""
+_SPENT = 0.97
 
 _CHOOSING = 0.25
 """Share of the steps in which weights choose among candidates; after it each keeps its last choice."""
@@ -93,6 +94,9 @@ class Loop:
             verdict = self._lc(state, self.learner)
             if self.schedule.finetune and verdict is not Verdict.DIVERGED and not self._finetune(state, self.learner):
                 verdict = Verdict.DIVERGED
+        kept = next((row for row in reversed(state.history) if row.best), None)
+        if verdict is Verdict.STEPS_USED and kept is not None and kept.phase == "finetune":
+            verdict = Verdict.FINETUNED  # whose weights are their forms
         return state.best, state.history, verdict
 
     def _start(self) -> State:
@@ -232,16 +236,21 @@ class Loop:
     def _set_dead_zone(self, trainable: Trainable) -> None:
         """Makes it as small as the limit allows, or as large as it may be: latents near 0 become zeros, and may return.
 
-        Until the next step training sees the zeros, and moves the other weights to make up for them.
+        Training then makes up for what changed; so it stays as it is while the limit is kept and all but spent.
         """
         if self.limit is None or not trainable.has_dead_zone:
             return
         limit = _with_room(self.limit)
 
-        def is_over(dead_zone: float) -> bool:
+        def size(dead_zone: float) -> int:
             trainable.dead_zone = dead_zone
-            return limit.measure(snapshot(self.model, trainable.current())) > limit.most
+            return limit.measure(snapshot(self.model, trainable.current()))
 
+        def is_over(dead_zone: float) -> bool:
+            return size(dead_zone) > limit.most
+
+        if _SPENT * limit.most <= size(trainable.dead_zone) <= limit.most:
+            return
         trainable.dead_zone = _DEAD_ZONES[bisect_left(_DEAD_ZONES[:-1], True, key=lambda zone: not is_over(zone))]
 
     def _fitted(self, state: State, tasks: Sequence[Task], tuned: dict[str, Form]) -> dict[str, Form]:

@@ -30,8 +30,14 @@ def render(table: Table, width: int = 140) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def result_table(rows: Sequence[WeightRecord], size_bytes: int, reference_bytes: int, verdict: Verdict) -> str:
-    """A row a tensor, then the file: its bytes, its ratio and the verdict."""
+def result_table(
+    rows: Sequence[WeightRecord],
+    size_bytes: int,
+    reference_bytes: int,
+    verdict: Verdict,
+    kept: StepRecord | None = None,
+) -> str:
+    """A row a tensor, then the file: its bytes, its ratio, the error of the iterate that it is, and the verdict."""
     table = Table("weight", "shape", "compression", "parts, bits/weight", box=None, pad_edge=False)
     for heading in ("bits/weight", "rel. change"):
         table.add_column(heading, justify="right")
@@ -39,7 +45,8 @@ def result_table(rows: Sequence[WeightRecord], size_bytes: int, reference_bytes:
         parts = ", ".join(f"{kind} {bits / row.size if row.size else 0:.3f}" for kind, bits in row.parts)
         error = "" if row.relative_error is None else f"{row.relative_error:.4f}"
         _add(table, row.name, _shape(row.shape), row.rule, parts, f"{row.bits_per_weight:.3f}", error)
-    return f"{render(table)}\n\n{size_line(size_bytes, reference_bytes)}\n{verdict.value}"
+    error = "" if kept is None or kept.error is None else f"  error={kept.error:.6g} ({kept.phase} {kept.index})"
+    return f"{render(table)}\n\n{size_line(size_bytes, reference_bytes)}{error}\n{verdict.value}"
 
 
 def declared_table(rows: Sequence[DeclaredRecord]) -> str:
