@@ -105,3 +105,22 @@ def test_a_model_without_memory_is_refused(tmp_path):
     result.save(tmp_path / "model.sums")
     with pytest.raises(MismatchError, match="to_empty"):
         sm.load(tmp_path / "model.sums", into=nn.Linear(4, 4).to("meta"))
+
+
+def test_a_tied_weight_may_stand_under_its_other_name(tmp_path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+            self.b.weight = self.a.weight
+
+    weight = torch.randn(6, 4)
+    for name in ("a.weight", "b.weight"):
+        sm.compress({name: weight}, sm.Plan({"*": "Keep('float32')"})).save(tmp_path / "x.sums")
+        model = sm.load(tmp_path / "x.sums", into=Tied())
+        assert model.a.weight is model.b.weight and torch.equal(model.a.weight, weight)
+    sm.compress({"a.weight": weight, "b.weight": weight + 1}, sm.Plan({"*": "Keep('float32')"})).save(
+        tmp_path / "x.sums"
+    )
+    with pytest.raises(sm.SummandsError, match=r"not in the model: 'b\.weight'"):
+        sm.load(tmp_path / "x.sums", into=Tied())

@@ -62,14 +62,17 @@ def snapshot(model: nn.Module, forms: Mapping[str, Form]) -> Network:
 
 
 def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
-    """Writes every dense weight into the model; MismatchError, and no change, unless all names and shapes fit."""
-    state = state_tensors(model)
+    """Writes every dense weight into the model; MismatchError, and no change, unless all names and shapes fit.
+
+    A tied tensor may stand in the network under any one of its names, as some checkpoints have it.
+    """
+    state = _under_names_of(model, network)
     missing, unexpected = state.keys() - network.keys(), network.keys() - state.keys()
     if missing or unexpected:
         raise MismatchError(
             "the model and the file must have the same tensors; "
-            f"missing in the file: {few(missing)}; not in the model: {few(unexpected)} (tied weights stand under the "
-            "first name alone: they must be tied in both, or in neither)"
+            f"missing in the file: {few(missing)}; not in the model: {few(unexpected)} (tied weights stand under one "
+            "name alone: they must be tied in both, or in neither)"
         )
     if without := {name for name, t in state.items() if t.device.type == "meta" and t.numel()}:
         raise MismatchError(
@@ -83,6 +86,16 @@ def load_into(model: nn.Module, network: Mapping[str, Form]) -> None:
     with torch.no_grad():
         for name, t in state.items():
             t.copy_(network[name].dense())
+
+
+def _under_names_of(model: nn.Module, network: Mapping[str, Form]) -> dict[str, Tensor]:
+    """`state_tensors`, a tied one under the first of its names that the network has, if it has one."""
+    names: dict[object, list[str]] = {}
+    tensors = _state(model)
+    for name, t in tensors.items():
+        names.setdefault(identity(t), []).append(name)
+    known = [next((name for name in own if name in network), own[0]) for own in names.values()]
+    return {name: tensors[name].detach() for name in known}
 
 
 def check_batches(inputs: Iterable[Any]) -> None:

@@ -25,7 +25,8 @@ class Verdict(Enum):
     UNREACHED = (
         "Compressed for calibration inputs, but some weights met none in a linear layer, convolution or embedding: of "
         "these, all entries count alike. See `note` in `result.layers`; give inputs that use them if the network can "
-        "(cells of recurrent layers and transposed convolutions are not seen), or leave them under `ignore`."
+        "(recurrent cells, transposed convolutions, parametrized weights and products by @, einsum or addmm are not "
+        "seen), or leave them under `ignore`."
     )
     FINETUNED = "The file holds a fine-tuned iterate: its parts trained while they stayed compressed."
     BUDGET_NOT_FILLED = (

@@ -108,7 +108,7 @@ def test_every_kind_of_layer_is_calibrated_and_the_idle_one_is_named() -> None:
     assert squared(model, result, others) < 0.8 * squared(model, sm.compress(model, PLAN), others)
     assert result.verdict is sm.Verdict.UNREACHED
     notes = {layer.name: layer.note for layer in result.layers if layer.note}
-    assert notes == {"idle.weight": "met no calibration input: projected plainly"}
+    assert notes == {"idle.weight": "met no calibration input that is seen: projected plainly"}
     assert "idle.weight: met no calibration input" in str(result)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 

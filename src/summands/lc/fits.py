@@ -194,7 +194,7 @@ class LayerFits:
         layer = self.layers.get(name)
         bits, error = estimated_bits(form) / form.size, self.error(name, form)
         if layer is None:
-            note = "" if len(form.shape) < 2 else "met no calibration input: projected plainly"
+            note = "" if len(form.shape) < 2 else "met no calibration input that is seen: projected plainly"
             return LayerRecord(name, None, error, bits, 0, 0, note)
         metric = layer.learner.metrics[name]
         norm = self.error_of_nothing(name)
