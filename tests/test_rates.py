@@ -87,3 +87,13 @@ def test_what_is_wrong_is_refused():
 class _Half:
     def dense(self):
         return torch.full((4,), 0.5)
+
+
+def test_no_coder_is_below_the_histogram_of_a_sparse_weight():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.distributions.Laplace(0.0, 1.0).icdf(torch.rand(4000, generator=generator) * 0.9998 + 1e-4)
+    weight[torch.rand(4000, generator=generator) < 0.98] = 0
+    rows = rate_table({"sparse": weight, "dense": weight.roll(7) + 0.1}, (0.99, 0.9, 0.5))
+    assert len(rows) == 9
+    for row in rows:
+        assert 0 < row.histogram < min(row.embedded, row.paper, row.authors)

@@ -23,7 +23,7 @@ from .forms.successive import Rule
 from .records import FitRecord, RateRecord
 
 DISTORTIONS = (0.99, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35)
-_SLOPES = tuple(0.5 * 2 ** (i / 4) for i in range(29))
+_SLOPES = tuple(0.01 * 2 ** (i / 4) for i in range(51))
 """Of the histogram's curve, in 1/mean magnitude: a Laplacian has distortion 1/slope."""
 
 Weights = Mapping[str, Tensor]

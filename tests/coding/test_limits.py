@@ -8,6 +8,7 @@ import torch
 
 from summands.coding import limits
 from summands.errors import ArgumentError
+from summands.report.charts import limit_at
 
 LAPLACE = np.random.default_rng(0).laplace(size=200_000)
 # algorithms section 5: mean squared error over variance -> bits.
@@ -81,3 +82,14 @@ def test_the_limits_of_known_sources():
 
 def test_a_single_value_has_no_density():
     assert limits.differential_entropy(np.ones(300)) == -math.inf
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.9, 0.98])
+def test_the_curve_is_drawn_near_no_bits_too(zeros: float) -> None:
+    """Between its points it lies on the function, also where nearly all entries are zero and D is near 1."""
+    generator = np.random.default_rng(0)
+    values = generator.laplace(size=20_000) * (generator.random(20_000) >= zeros)
+    points = limits.rate_distortion_points(values)
+    for share in (0.95, 0.8, 0.5):
+        least = limits.rate_distortion(values, share * float((values**2).mean()), cells=128)
+        assert limit_at(points, share) == pytest.approx(least, rel=0.05, abs=2e-4)
