@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import html
 import html.parser
+import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from summands.records import RunRecord, SearchRecord, StepRecord, WeightRecord
 from summands.report.axes import Scale
-from summands.report.charts import limit_at
+from summands.report.charts import limit_at, plane
 from summands.report.html import page
 from summands.report.markup import tag
 
@@ -143,7 +146,9 @@ def test_the_limit_is_read_off_its_curve(d: float, expected: float | None) -> No
 
 
 @pytest.mark.parametrize("log", [False, True])
-@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (1.0, 1.001), (3.0, 4.5), (0.02, 900.0), (1e3, 1e8)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0), (1.0, 1.001), (3.0, 4.5), (0.02, 900.0), (1e3, 1e8), (1e-10, 0.1)]
+)
 def test_scales_have_round_ticks_inside_and_keep_order(log: bool, low: float, high: float) -> None:
     scale = Scale.of([low, high], 0, 100, log=log)
     ticks = scale.ticks()
@@ -151,6 +156,14 @@ def test_scales_have_round_ticks_inside_and_keep_order(log: bool, low: float, hi
     places = [scale(t) for t in ticks]
     assert places == sorted(places) and places[0] >= 0 and places[-1] <= 100
     assert all(float(f"{t:.6g}") == pytest.approx(t) for t in ticks)
+    assert not log or max(b - a for a, b in itertools.pairwise([0.0, *places, 100.0])) < 60
+
+
+def test_an_infinite_error_has_no_place_in_the_plane() -> None:
+    search, runs = records(1, runs=3)
+    lost = replace(runs[0], id="lost", combination="lost", error=math.inf)
+    assert "lost at" in plane(search, [*runs, replace(lost, error=2.0)], set())
+    assert "lost at" not in plane(search, [*runs, lost], set())
 
 
 def test_tags_escape_what_is_not_markup() -> None:

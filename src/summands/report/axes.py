@@ -61,6 +61,8 @@ class Scale:
                 found = [s * 10.0**d for d in decades for s in steps if self.low <= s * 10.0**d <= self.high]
                 if 3 <= len(found) <= count + 3:
                     return found
+            if len(decades) > count:
+                return [10.0**d for d in decades[:: -(-len(decades) // count)] if self.low <= 10.0**d <= self.high]
             return Scale(self.low, self.high, 0, 1).ticks(count)
         rough = (self.high - self.low) / count
         step = 10.0 ** math.floor(math.log10(rough))

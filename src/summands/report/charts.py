@@ -19,7 +19,8 @@ def plane(search: SearchRecord, runs: Sequence[RunRecord], best: Collection[str]
     Args:
         named: write the combinations' names into the picture, for one that stands alone without a `legend`.
     """
-    shown = [run for run in runs if run.error is not None and run.size_bytes]
+    # What is lost altogether has no place in the plane; the table has it.
+    shown = [run for run in runs if run.error is not None and math.isfinite(run.error) and run.size_bytes]
     errors = [run.error or 0.0 for run in shown]
     reference = search.reference_error
     levels = [e for e in [*errors, *([] if reference is None else [reference])] if math.isfinite(e)]

@@ -42,7 +42,9 @@ def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] =
         for field, label, line, marker, colour in _RATES:
             points = [(getattr(row, field), row.distortion) for row in own if getattr(row, field) > 0]
             axes.plot(*zip(*points, strict=True), line, marker=marker, ms=4, lw=1.2, color=colour, label=label)
-        axes.set(xscale="log", xlabel="bits a weight", ylabel="L1 error / L1 norm", title=f"{name} ({own[0].size:,})")
+        axes.set(
+            xscale="log", xlabel="bits a weight", ylabel="L1 error / L1 norm", title=f"{_plain(name)} ({own[0].size:,})"
+        )
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
@@ -51,6 +53,11 @@ def plot_rates(rows: Sequence[RateRecord], path: Path, *, names: Sequence[str] =
             axes.spines[side].set_visible(False)
     panels[0][0].legend(frameon=False)
     _save(figure, path, dpi=80)
+
+
+def _plain(name: str) -> str:
+    """For matplotlib, which takes what stands between two dollars for mathematics."""
+    return name.replace("$", r"\$")
 
 
 _RATES = (
@@ -88,7 +95,7 @@ def _draw_bytes(axes: Any, rows: Sequence[WeightRecord]) -> None:
     for i, kind in enumerate(kinds):
         own = [sum(bits for k, bits in row.parts if k == kind) / 8 for row in shown]
         before = [sum(bits for k, bits in row.parts if k in kinds[:i]) / 8 for row in shown]
-        axes.barh([row.name for row in shown], own, left=before, color=_COLOURS[i % len(_COLOURS)], label=kind)
+        axes.barh([_plain(row.name) for row in shown], own, left=before, color=_COLOURS[i % len(_COLOURS)], label=kind)
     axes.set(xlabel="coded bytes", title="Where the bytes are")
     axes.legend(frameon=False, loc="lower right")
     for side in ("top", "right"):
