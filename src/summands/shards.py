@@ -47,10 +47,10 @@ class Shards:
         self._shards: dict[str, Path] = {}
         for shard, listed in _shards(self.source).items():
             with _opened(shard) as file:
-                held = set(file.keys())
-                if lacking := sorted((listed or held) - held):
+                held = list(file.keys())
+                if lacking := sorted((listed or set()).difference(held)):
                     raise FileError(f"{shard} has no tensor {lacking[0]!r}, which the index expects there")
-                for name in sorted(listed or held):
+                for name in held if listed is None else [name for name in held if name in listed]:
                     if name in self._shards:
                         raise FileError(f"{shard} and {self._shards[name]} both have a tensor {name!r}")
                     self.declared[name] = _declared(file, name, shard)

@@ -125,3 +125,8 @@ def test_a_grid_stays_within_its_budget_and_is_better_than_by_values_alone(budge
     assert moved.error < 0.9 * values.error
     zeros = values.forms["weight"].dense() == 0
     assert bool((moved.forms["weight"].dense()[zeros] == 0).all())
+
+
+def test_without_fine_tuning_it_would_have_no_effect() -> None:
+    with pytest.raises(sm.SummandsError, match=r"finetune=.*above 0 where straight_through is True"):
+        Schedule(straight_through=True)

@@ -50,6 +50,7 @@ _ROOM = 0.002
 _DEAD_ZONES = tuple(0.5 + i / 256 for i in range(257))
 """In steps of a grid."""
 _SPENT = 0.97
+"""Share of the budget from which on the dead zone is left as it is."""
 
 _CHOOSING = 0.25
 """Share of the steps in which weights choose among candidates; after it each keeps its last choice."""

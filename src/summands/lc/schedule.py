@@ -58,6 +58,8 @@ class Schedule:
             raise ArgumentError(must("Schedule(tolerance=...)", "at least 0", self.tolerance))
         if not 1 <= self.budget_start < math.inf:
             raise ArgumentError(must("Schedule(budget_start=...)", "a finite number of at least 1", self.budget_start))
+        if self.straight_through and not self.finetune:
+            raise ArgumentError(must("Schedule(finetune=...)", "above 0 where straight_through is True", 0))
         methods = ("augmented_lagrangian", "quadratic_penalty")
         if self.method not in methods:
             raise ArgumentError(must("Schedule(method=...)", f"one of {methods}", self.method))
