@@ -32,8 +32,8 @@ class Pruning:
         finetune: further L steps at the last level.
 
     >>> Pruning((0.8, 0.9), epochs=2).schedule(1)
-    Schedule(steps=0, mu0=0.001, growth=1.2, epochs=2, finetune=2, method='augmented_lagrangian', tolerance=0.0001,
-             budget_start=1.0)
+    Schedule(steps=0, mu0=0.001, growth=1.2, epochs=2, finetune=2, straight_through=False,
+             method='augmented_lagrangian', tolerance=0.0001, budget_start=1.0)
     """
 
     levels: Sequence[float]
