@@ -183,7 +183,12 @@ def compress(
         result = compress_model(tensors, chosen, budget=budget, **known)
     else:
         schedule = replace(task.schedule or Schedule(), **options)
-        result = _learn(task, chosen, budget, schedule, seed, checkpoint or own_checkpoint, resume, quiet)
+        try:
+            result = _learn(task, chosen, budget, schedule, seed, given_checkpoint, resume, quiet)
+        except KeyboardInterrupt:
+            if given_checkpoint.exists():
+                typer.echo(f"interrupted; all whole steps are in {given_checkpoint}, --resume goes on", err=True)
+            raise
     result.save(output, metadata=metadata)
     for path in [own_checkpoint, *own_checkpoint.parent.glob(f"{own_checkpoint.name}.[0-9]*")]:
         path.unlink(missing_ok=True)  # the file is written: only a checkpoint asked for is kept

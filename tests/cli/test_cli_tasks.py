@@ -169,3 +169,12 @@ def test_codes_move_on_request(tmp_path: Path, run) -> None:
         assert run("compress", task, "-o", out_file, "-q", "--steps", 1, "--finetune", 40, *option)[0] == 0
         codes.append(container.read(out_file.read_bytes()).forms)
     assert not all(form.same(codes[1][name]) for name, form in codes[0].items())
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, run) -> None:
+    task = tmp_path / "task.py"
+    stops = "\n_sgd = train\ndef train(model, penalty, step):\n    if step.index == 2: raise KeyboardInterrupt\n"
+    task.write_text(TASK.replace("EPOCHS", "1") + stops + "    return _sgd(model, penalty, step)\n")
+    code, _, err = run("compress", task, "-o", tmp_path / "t.sums", "-q")
+    assert code != 0 and "--resume goes on" in err
+    assert (tmp_path / "t.sums.checkpoint").exists() and not (tmp_path / "t.sums").exists()

@@ -323,7 +323,8 @@ class Loop:
 
     def _kept(self) -> str:
         """What is not lost."""
-        return f"; all steps before are in {self.checkpoint.path}, go on with resume" if self.checkpoint else ""
+        path = self.checkpoint.path if self.checkpoint else None
+        return f"; all steps before are in {path}, go on with resume" if path and path.exists() else ""
 
     def _weights(self) -> dict[str, Tensor]:
         parameters = dict(self.model.named_parameters())
