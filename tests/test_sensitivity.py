@@ -88,6 +88,16 @@ def test_relative_importance_sees_no_scale(rule: str) -> None:
     assert plain.relative_errors["b"] > 0.9 > 1.2 * small.relative_errors["b"]
 
 
+def test_a_measured_rise_is_by_squared_error_and_leaves_nothing_behind() -> None:
+    """Of sum c e^2 the rise is c times the squared noise, whatever a weight's size, and for each weight alone."""
+    model = nn.ParameterDict({"a": torch.ones(4), "b": 3 * torch.ones(5), "c": torch.ones(2)})
+    start = {name: p.detach().clone() for name, p in model.items()}
+    factors = {"a": 1.0, "b": 2.0, "c": 5.0}
+    rise = lambda m: float(sum(f * (m[n] - start[n]).square().sum() for n, f in factors.items()).detach())  # noqa: E731
+    found = measured_importance(model, rise, factors)
+    assert found == pytest.approx({name: f / (8 / 3) for name, f in factors.items()}, rel=1e-4)
+
+
 def test_refuses() -> None:
     model, x, y = trained()
     with pytest.raises(ArgumentError, match="at least one batch"):

@@ -243,6 +243,11 @@ def test_the_budget_falls_to_itself(steps: int) -> None:
     assert all(Schedule(steps=steps).budget_factor(k) == 1 for k in range(steps))
 
 
+def test_the_budget_falls_by_the_cubic_of_gradual_pruning() -> None:
+    schedule = Schedule(steps=13, budget_start=5.0)  # reached at step 8
+    assert [schedule.budget_factor(k) for k in (0, 4, 6, 8, 12)] == pytest.approx([5, 1.5, 1 + 4 / 64, 1, 1])
+
+
 def test_a_budget_that_tightens() -> None:
     """Every iterate is as large as its own budget, and only those within the last one are candidates."""
     budget, schedule = 500, Schedule(steps=9, mu0=1e-2, growth=1.3, finetune=2, budget_start=1.6)
